@@ -1,0 +1,79 @@
+// Matrix products and sums of residues on the CPU.
+#include "field.h"
+
+#include "kernels.h"
+#include "panels.h"
+
+namespace pyfed {
+namespace PYFED_SIMD {
+namespace {
+
+constexpr int64_t kSumChunk = 1024;  // 8 KiB of 64-bit sums a thread
+
+template <uint32_t P>
+int sum_chunk(const uint32_t* x, const uint32_t* weights, int64_t clients, int64_t count,
+              int64_t length, uint32_t* out) {
+  uint64_t sums[kSumChunk] = {};
+  uint32_t bad = 0;
+  for (int64_t client = 0; client < clients; ++client) {
+    const uint32_t* row = x + client * count;
+    if (weights) {
+      // A folded sum is below 2^50 + 2^32, and a product below 2^62.
+      const uint64_t weight = weights[client];
+      bad |= uint32_t(weight >= P);
+      for (int64_t i = 0; i < length; ++i) {
+        bad |= uint32_t(row[i] >= P);
+        sums[i] = Field<P>::fold(sums[i]) + weight * row[i];
+      }
+    } else {  // below 2^31 each, so that 2^33 clients would fit
+      for (int64_t i = 0; i < length; ++i) {
+        bad |= uint32_t(row[i] >= P);
+        sums[i] += row[i];
+      }
+    }
+  }
+  for (int64_t i = 0; i < length; ++i) out[i] = Field<P>::reduce(sums[i]);
+  return bad ? kBadResidue : 0;
+}
+
+}  // namespace
+
+int field_matmul_cpu(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, int64_t n,
+                     uint32_t modulus, uint32_t* out, int32_t* scratch, int threads) {
+  int errors = 0;
+  with_field(modulus, [&](auto field) {
+    constexpr uint32_t P = decltype(field)::kModulus;
+    errors = over_panels<P>(
+        a, m, k, n, threads, 0, scratch,
+        [=](int64_t l0, int64_t depth, int64_t c0, int64_t width, int32_t* panel, uint32_t*) {
+          return pack_rows<P>(b + l0 * n + c0, n, 0, depth, width, panel);
+        },
+        [=](int64_t c0, uint32_t*) { return Target{out + c0, n}; },
+        [](int64_t, int64_t, uint32_t*) {});
+  });
+  return errors;
+}
+
+int field_sum_cpu(const uint32_t* x, const uint32_t* weights, int64_t clients, int64_t count,
+                  uint32_t modulus, uint32_t* out, int threads) {
+  int errors = 0;
+  with_field(modulus, [&](auto field) {
+    constexpr uint32_t P = decltype(field)::kModulus;
+    const int64_t chunks = (count + kSumChunk - 1) / kSumChunk;
+#pragma omp parallel for num_threads(threads) reduction(| : errors) \
+    schedule(static) if (double(clients) * double(count) > kSerial)
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int64_t first = chunk * kSumChunk;
+      const int64_t length = count - first < kSumChunk ? count - first : kSumChunk;
+      errors |= sum_chunk<P>(x + first, weights, clients, count, length, out + first);
+    }
+  });
+  return errors;
+}
+
+int64_t product_workspace(int64_t kept_rows, int threads) {
+  return threads * thread_words(kept_rows);
+}
+
+}  // namespace PYFED_SIMD
+}  // namespace pyfed

@@ -1,0 +1,98 @@
+// Lagrange encoding and decoding on the CPU: the panel product, with panels made on the way in and
+// taken apart on the way out.
+#include "kernels.h"
+#include "panels.h"
+
+namespace pyfed {
+namespace PYFED_SIMD {
+namespace {
+
+// Panel element (l, c) = data[(c0 + c) · blocks + l0 + l], 0 past the end.
+template <uint32_t P>
+int pack_data(const uint32_t* data, int64_t length, int64_t blocks, int64_t l0, int64_t depth,
+              int64_t c0, int64_t width, int32_t* panel) {
+  uint32_t bad = 0;
+  for (int64_t tile = 0; tile < width; tile += kTileColumns) {
+    const int64_t first = (c0 + tile) * blocks + l0;
+    int32_t* target = panel + panel_at(0, tile);
+    if (first + (kTileColumns - 1) * blocks + depth <= length && tile + kTileColumns <= width) {
+      for (int64_t l = 0; l < depth; ++l) {
+        for (int i = 0; i < kTileColumns; ++i) {
+          const uint32_t v = data[first + i * blocks + l];
+          bad |= uint32_t(v >= P);
+          target[l * kTileColumns + i] = centred(v, P);
+        }
+      }
+      continue;
+    }
+    for (int64_t l = 0; l < depth; ++l) {
+      for (int i = 0; i < kTileColumns; ++i) {
+        const int64_t at = first + i * blocks + l;
+        const uint32_t v = tile + i < width && at < length ? data[at] : 0;
+        bad |= uint32_t(v >= P);
+        target[l * kTileColumns + i] = centred(v, P);
+      }
+    }
+  }
+  return bad ? kBadResidue : 0;
+}
+
+}  // namespace
+
+int lagrange_encode_cpu(const uint32_t* data, int64_t length, const uint32_t* matrix,
+                        int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,
+                        uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out,
+                        int32_t* scratch, int threads) {
+  const int64_t columns = (length + blocks - 1) / blocks;
+  int errors = 0;
+  with_field(modulus, [&](auto field) {
+    constexpr uint32_t P = decltype(field)::kModulus;
+    const uint32_t domain = domain_word(kPadding, P);
+    auto pack = [=](int64_t l0, int64_t depth, int64_t c0, int64_t width, int32_t* panel,
+                    uint32_t* spare) {
+      int bad = 0;
+      const int64_t end = l0 + depth;
+      const int64_t data_end = end < blocks ? end : blocks;
+      if (l0 < data_end) {
+        bad |= pack_data<P>(data, length, blocks, l0, data_end - l0, c0, width, panel);
+      }
+      for (int64_t l = l0 > data_end ? l0 : data_end; l < end; ++l) {
+        const Nonce nonce = {uint32_t(l - blocks), stream, domain};
+        bad |= fill_residues(key, start_column + c0, width, nonce, P, spare);
+        bad |= pack_rows<P>(spare, width, l - l0, 1, width, panel);
+      }
+      return bad;
+    };
+    errors = over_panels<P>(
+        matrix, shares, blocks + privacy, columns, threads, 0, scratch, pack,
+        [=](int64_t c0, uint32_t*) { return Target{out + c0, columns}; },
+        [](int64_t, int64_t, uint32_t*) {});
+  });
+  return errors;
+}
+
+int lagrange_decode_cpu(const uint32_t* rows, int64_t columns, const uint32_t* matrix,
+                        int64_t blocks, int64_t threshold, int64_t length, uint32_t modulus,
+                        uint32_t* out, int32_t* scratch, int threads) {
+  int errors = 0;
+  with_field(modulus, [&](auto field) {
+    constexpr uint32_t P = decltype(field)::kModulus;
+    errors = over_panels<P>(
+        matrix, blocks, threshold, columns, threads, blocks, scratch,
+        [=](int64_t l0, int64_t depth, int64_t c0, int64_t width, int32_t* panel, uint32_t*) {
+          return pack_rows<P>(rows + l0 * columns + c0, columns, 0, depth, width, panel);
+        },
+        [](int64_t, uint32_t* kept) { return Target{kept, kPanel}; },
+        [=](int64_t c0, int64_t width, uint32_t* kept) {
+          for (int64_t c = 0; c < width; ++c) {
+            const int64_t first = (c0 + c) * blocks;
+            const int64_t live = length - first < blocks ? length - first : blocks;
+            for (int64_t k = 0; k < live; ++k) out[first + k] = kept[k * kPanel + c];
+          }
+        });
+  });
+  return errors;
+}
+
+}  // namespace PYFED_SIMD
+}  // namespace pyfed

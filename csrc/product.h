@@ -1,0 +1,126 @@
+// Products of matrices modulo a prime on the CPU: panels of the right operand are centred and
+// packed, and a register tile accumulates eight products between reductions.
+#pragma once
+#include "simd.h"
+
+namespace pyfed {
+namespace PYFED_SIMD {
+
+constexpr int kTileColumns = 2 * kLanes;
+constexpr int64_t kDepth = 256;      // inner elements of a panel: a multiple of 8
+constexpr int64_t kPanel = 256;      // columns of a panel: a multiple of every kTileColumns
+constexpr int64_t kSerial = 200000;  // multiply-adds below which one thread does it all
+static_assert(kDepth % 8 == 0 && kPanel % kTileColumns == 0, "the loops below rest on this");
+
+// Scratch of one thread, in 32-bit words: a panel, and a strip of the left operand.
+constexpr int64_t kPanelWords = kDepth * kPanel;
+constexpr int64_t kStripWords = kDepth * kTileRows;
+
+// Where element (l, c) of a panel lies: tiles of kTileColumns columns, each contiguous in l.
+inline int64_t panel_at(int64_t l, int64_t c) {
+  return (c / kTileColumns) * kDepth * kTileColumns + l * kTileColumns + c % kTileColumns;
+}
+
+// x -> a congruent number: the low 32 bits plus the high 32 bits, signed, times 2^32 mod p.
+template <uint32_t P>
+inline Lanes folded(Lanes x) {
+  const Lanes low = lanes_and(x, lanes_each64(0xffffffff));
+  return lanes_add(low, lanes_product(lanes_high(x), lanes_each(int32_t(Field<P>::kFold32))));
+}
+
+// What a fold left, |x| < 2^49 + 2^32 -> its residue below 2p. Another fold leaves
+// |x| < 2^35 + 2^33; adding 32 p makes it positive and below 2^37; then x >> 31 < 2^6.
+template <uint32_t P>
+inline Lanes nearly_reduced(Lanes x) {
+  x = lanes_add(folded<P>(x), lanes_each64(int64_t(P) * 32));
+  const Lanes low = lanes_and(x, lanes_each64(0x7fffffff));
+  return lanes_add(low, lanes_product(lanes_shift31(x), lanes_each(int32_t(Field<P>::kFold31))));
+}
+
+// out[kTileRows, kTileColumns] = (or +=) strip (depth, kTileRows) ᵀ times one tile of a panel.
+// Operands are centred, so a product is at most ((p - 1) / 2)^2 and between two folds there are
+// eight of them and what the fold left: for 2^31 - 2^17 + 1, 8 (2^30 - 2^16)^2 + 2^49 + 2^32
+// = 2^63 - 2^50 + 2^35 + 2^49 + 2^32 < 2^63; for 2^31 - 1, 8 (2^30 - 1)^2 + 2^33
+// = 2^63 - 2^34 + 8 + 2^33 < 2^63.
+template <uint32_t P>
+inline void tile_product(const int32_t* strip, const int32_t* tile, int64_t depth, bool add,
+                         uint32_t* out, int64_t stride) {
+  Lanes even[kTileRows], odd[kTileRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kTileRows; ++r) even[r] = odd[r] = lanes_zero();
+  for (int64_t base = 0; base < depth; base += 8) {
+    const int64_t end = base + 8 < depth ? base + 8 : depth;
+    for (int64_t l = base; l < end; ++l) {
+      const Lanes b = lanes_load(tile + l * kTileColumns), b_odd = lanes_high(b);
+#pragma GCC unroll 8
+      for (int r = 0; r < kTileRows; ++r) {
+        const Lanes a = lanes_each(strip[l * kTileRows + r]);
+        even[r] = lanes_add(even[r], lanes_product(a, b));
+        odd[r] = lanes_add(odd[r], lanes_product(a, b_odd));
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kTileRows; ++r) even[r] = folded<P>(even[r]), odd[r] = folded<P>(odd[r]);
+  }
+  const Lanes p = lanes_each(int32_t(P));
+#pragma GCC unroll 8
+  for (int r = 0; r < kTileRows; ++r) {
+    Lanes v = lanes_join(nearly_reduced<P>(even[r]), nearly_reduced<P>(odd[r]));
+    v = halves_reduce(v, p);
+    if (add) v = halves_reduce(halves_add(v, lanes_loadu(out + r * stride)), p);
+    lanes_store(out + r * stride, v);
+  }
+}
+
+// The strip of rows row … row + kTileRows - 1 of a (row-major, `pitch` apart), columns l0 …,
+// centred; rows past the last are zero. Gives error bits.
+template <uint32_t P>
+inline int pack_strip(const uint32_t* a, int64_t pitch, int64_t row, int64_t rows, int64_t l0,
+                      int64_t depth, int32_t* strip) {
+  uint32_t bad = 0;
+  for (int r = 0; r < kTileRows; ++r) {
+    const uint32_t* source = a + (row + r) * pitch + l0;
+    for (int64_t l = 0; l < depth; ++l) {
+      const uint32_t v = row + r < rows ? source[l] : 0;
+      bad |= uint32_t(v >= P);
+      strip[l * kTileRows + r] = centred(v, P);
+    }
+  }
+  return bad ? kBadResidue : 0;
+}
+
+// out[rows, columns] (row stride `stride`) = or += a[:, l0 : l0 + depth] times a packed panel.
+template <uint32_t P>
+inline int panel_product(const uint32_t* a, int64_t pitch, int64_t rows, int64_t l0, int64_t depth,
+                         const int32_t* panel, int64_t columns, int32_t* strip, uint32_t* out,
+                         int64_t stride) {
+  int errors = 0;
+  const bool add = l0 > 0;
+  for (int64_t row = 0; row < rows; row += kTileRows) {
+    errors |= pack_strip<P>(a, pitch, row, rows, l0, depth, strip);
+    const int64_t live_rows = rows - row < kTileRows ? rows - row : kTileRows;
+    for (int64_t c = 0; c < columns; c += kTileColumns) {
+      const int32_t* tile = panel + panel_at(0, c);
+      uint32_t* target = out + row * stride + c;
+      const int64_t live = columns - c < kTileColumns ? columns - c : kTileColumns;
+      if (live == kTileColumns && live_rows == kTileRows) {
+        tile_product<P>(strip, tile, depth, add, target, stride);
+        continue;
+      }
+      alignas(64) uint32_t edge[kTileRows * kTileColumns] = {};
+      if (add) {
+        for (int64_t r = 0; r < live_rows; ++r) {
+          std::memcpy(edge + r * kTileColumns, target + r * stride, size_t(live) * 4);
+        }
+      }
+      tile_product<P>(strip, tile, depth, add, edge, kTileColumns);
+      for (int64_t r = 0; r < live_rows; ++r) {
+        std::memcpy(target + r * stride, edge + r * kTileColumns, size_t(live) * 4);
+      }
+    }
+  }
+  return errors;
+}
+
+}  // namespace PYFED_SIMD
+}  // namespace pyfed

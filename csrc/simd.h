@@ -1,0 +1,238 @@
+// Vectors of the SIMD level that this file is compiled for. Every name is inside the level's
+// namespace, so that the linker can never put one level's code in another's place.
+#pragma once
+#include <cstring>
+
+#include "chacha.h"
+#include "field.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#ifndef PYFED_SIMD
+#define PYFED_SIMD plain
+#endif
+
+namespace pyfed {
+namespace PYFED_SIMD {
+
+// 64-bit lanes for sums of products of 32-bit numbers. `even` and `odd` hold the same 2 · kLanes
+// consecutive int32: product() reads the low half of each lane as signed.
+#if defined(__AVX512F__)
+constexpr int kLanes = 8;
+constexpr int kTileRows = 8;  // 16 accumulators + 2 operands + 2 temporaries of 32 registers
+using Lanes = __m512i;
+inline Lanes lanes_zero() { return _mm512_setzero_si512(); }
+inline Lanes lanes_load(const int32_t* p) { return _mm512_load_si512(p); }
+inline Lanes lanes_each(int32_t v) { return _mm512_set1_epi32(v); }
+inline Lanes lanes_each64(int64_t v) { return _mm512_set1_epi64(v); }
+inline Lanes lanes_add(Lanes a, Lanes b) { return _mm512_add_epi64(a, b); }
+inline Lanes lanes_high(Lanes a) { return _mm512_srli_epi64(a, 32); }
+inline Lanes lanes_shift31(Lanes a) { return _mm512_srli_epi64(a, 31); }
+inline Lanes lanes_and(Lanes a, Lanes b) { return _mm512_and_si512(a, b); }
+inline Lanes lanes_product(Lanes a, Lanes b) { return _mm512_mul_epi32(a, b); }
+inline Lanes lanes_join(Lanes even, Lanes odd) {
+  return _mm512_or_si512(even, _mm512_slli_epi64(odd, 32));
+}
+// Numbers below 2p in 32-bit halves -> canonical: v - p wraps above v when v < p.
+inline Lanes halves_reduce(Lanes v, Lanes p) { return _mm512_min_epu32(v, _mm512_sub_epi32(v, p)); }
+inline Lanes halves_add(Lanes a, Lanes b) { return _mm512_add_epi32(a, b); }
+inline void lanes_store(void* p, Lanes v) { _mm512_storeu_si512(p, v); }
+inline Lanes lanes_loadu(const void* p) { return _mm512_loadu_si512(p); }
+#elif defined(__AVX2__)
+constexpr int kLanes = 4;
+constexpr int kTileRows = 4;  // 8 accumulators of 16 registers
+using Lanes = __m256i;
+inline Lanes lanes_zero() { return _mm256_setzero_si256(); }
+inline Lanes lanes_load(const int32_t* p) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+}
+inline Lanes lanes_each(int32_t v) { return _mm256_set1_epi32(v); }
+inline Lanes lanes_each64(int64_t v) { return _mm256_set1_epi64x(v); }
+inline Lanes lanes_add(Lanes a, Lanes b) { return _mm256_add_epi64(a, b); }
+inline Lanes lanes_high(Lanes a) { return _mm256_srli_epi64(a, 32); }
+inline Lanes lanes_shift31(Lanes a) { return _mm256_srli_epi64(a, 31); }
+inline Lanes lanes_and(Lanes a, Lanes b) { return _mm256_and_si256(a, b); }
+inline Lanes lanes_product(Lanes a, Lanes b) { return _mm256_mul_epi32(a, b); }
+inline Lanes lanes_join(Lanes even, Lanes odd) {
+  return _mm256_or_si256(even, _mm256_slli_epi64(odd, 32));
+}
+inline Lanes halves_reduce(Lanes v, Lanes p) { return _mm256_min_epu32(v, _mm256_sub_epi32(v, p)); }
+inline Lanes halves_add(Lanes a, Lanes b) { return _mm256_add_epi32(a, b); }
+inline void lanes_store(void* p, Lanes v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+inline Lanes lanes_loadu(const void* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+#else
+constexpr int kLanes = 1;
+constexpr int kTileRows = 4;
+using Lanes = uint64_t;
+inline Lanes lanes_zero() { return 0; }
+inline Lanes lanes_load(const int32_t* p) {
+  return uint64_t(uint32_t(p[0])) | uint64_t(uint32_t(p[1])) << 32;
+}
+inline Lanes lanes_each(int32_t v) { return uint64_t(uint32_t(v)) * 0x100000001u; }
+inline Lanes lanes_each64(int64_t v) { return uint64_t(v); }
+inline Lanes lanes_add(Lanes a, Lanes b) { return a + b; }
+inline Lanes lanes_high(Lanes a) { return a >> 32; }
+inline Lanes lanes_shift31(Lanes a) { return a >> 31; }
+inline Lanes lanes_and(Lanes a, Lanes b) { return a & b; }
+inline Lanes lanes_product(Lanes a, Lanes b) {
+  return uint64_t(int64_t(int32_t(uint32_t(a))) * int64_t(int32_t(uint32_t(b))));
+}
+inline Lanes lanes_join(Lanes even, Lanes odd) { return even | odd << 32; }
+inline Lanes halves_reduce(Lanes v, Lanes p) {
+  const uint32_t m = uint32_t(p), low = uint32_t(v), high = uint32_t(v >> 32);
+  const uint32_t a = low - m < low ? low - m : low, b = high - m < high ? high - m : high;
+  return uint64_t(a) | uint64_t(b) << 32;
+}
+inline Lanes halves_add(Lanes a, Lanes b) {  // both halves stay below 2^32
+  return a + b;
+}
+inline void lanes_store(void* p, Lanes v) {
+  const uint32_t halves[2] = {uint32_t(v), uint32_t(v >> 32)};
+  std::memcpy(p, halves, 8);
+}
+inline Lanes lanes_loadu(const void* p) {
+  uint32_t halves[2];
+  std::memcpy(halves, p, 8);
+  return uint64_t(halves[0]) | uint64_t(halves[1]) << 32;
+}
+#endif
+
+// ChaCha20 on kBlocks blocks at once, one 32-bit lane a block.
+#if defined(__AVX512F__)
+constexpr int kBlocks = 16;
+#elif defined(__AVX2__)
+constexpr int kBlocks = 8;
+#else
+constexpr int kBlocks = 4;
+#endif
+typedef uint32_t Words __attribute__((vector_size(4 * kBlocks)));
+typedef int32_t Picks __attribute__((vector_size(4 * kBlocks)));
+
+template <int kBits>
+inline Words rotated(Words x) {
+#if defined(__AVX512F__)
+  return Words(_mm512_rol_epi32(__m512i(x), kBits));
+#else
+  return x << kBits | x >> (32 - kBits);
+#endif
+}
+
+inline void quarter_lanes(Words& a, Words& b, Words& c, Words& d) {
+  a += b, d = rotated<16>(d ^ a);
+  c += d, b = rotated<12>(b ^ c);
+  a += b, d = rotated<8>(d ^ a);
+  c += d, b = rotated<7>(b ^ c);
+}
+
+// One stage of transposing kBlocks x kBlocks words: swaps the off-diagonal kStep-blocks.
+template <int kStep>
+inline void transpose_stage(Words* rows) {
+  Picks upper, lower;  // lane numbers, kBlocks and above in the second operand
+  for (int l = 0; l < kBlocks; ++l) {
+    upper[l] = l & kStep ? kBlocks + l - kStep : l;
+    lower[l] = l & kStep ? kBlocks + l : l + kStep;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kBlocks; ++i) {
+    if (i & kStep) continue;
+    const Words a = rows[i], b = rows[i + kStep];
+    rows[i] = __builtin_shuffle(a, b, upper);
+    rows[i + kStep] = __builtin_shuffle(a, b, lower);
+  }
+}
+
+// Writes 16 · kBlocks words: the blocks with counters `counter` … in order.
+inline void chacha_blocks(const uint32_t* key, uint32_t counter, Nonce nonce, uint32_t* out) {
+  Words state[16], start[16];
+  const uint32_t head[4] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
+  for (int i = 0; i < 4; ++i) start[i] = Words{} + head[i];
+  for (int i = 0; i < 8; ++i) start[4 + i] = Words{} + key[i];
+  for (int l = 0; l < kBlocks; ++l) start[12][l] = counter + uint32_t(l);
+  start[13] = Words{} + nonce.row;
+  start[14] = Words{} + nonce.stream;
+  start[15] = Words{} + nonce.domain;
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) state[i] = start[i];
+  for (int round = 0; round < 10; ++round) {
+    quarter_lanes(state[0], state[4], state[8], state[12]);
+    quarter_lanes(state[1], state[5], state[9], state[13]);
+    quarter_lanes(state[2], state[6], state[10], state[14]);
+    quarter_lanes(state[3], state[7], state[11], state[15]);
+    quarter_lanes(state[0], state[5], state[10], state[15]);
+    quarter_lanes(state[1], state[6], state[11], state[12]);
+    quarter_lanes(state[2], state[7], state[8], state[13]);
+    quarter_lanes(state[3], state[4], state[9], state[14]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) state[i] += start[i];
+  // state[i][l] is word i of block l: transpose kBlocks words at a time.
+#pragma GCC unroll 4
+  for (int group = 0; group < 16; group += kBlocks) {
+    Words* rows = state + group;
+    transpose_stage<1>(rows);
+    transpose_stage<2>(rows);
+    if (kBlocks > 4) transpose_stage<4 % kBlocks>(rows);
+    if (kBlocks > 8) transpose_stage<8 % kBlocks>(rows);
+    for (int l = 0; l < kBlocks; ++l) {
+      std::memcpy(out + 16 * l + group, &rows[l], sizeof(Words));
+    }
+  }
+}
+
+// Overwrites memory that goes out of scope, which a plain memset would not survive.
+inline void wipe(void* p, size_t size) {
+  std::memset(p, 0, size);
+  asm volatile("" : : "r"(p) : "memory");
+}
+
+// Words index … index + count - 1 of a stream, into dst. The last block of a stream has counter
+// 2^32 - 1; vectors that run past it wrap around to blocks that are never copied.
+inline void fill_words(const uint32_t* key, int64_t index, int64_t count, Nonce nonce,
+                       uint32_t* dst) {
+  constexpr int kVector = 16 * kBlocks;
+  alignas(64) uint32_t spare[kVector];
+  int64_t skip = index & 15;
+  uint32_t counter = uint32_t(index >> 4);
+  while (count > 0) {
+    const int64_t part = count < kVector - skip ? count : kVector - skip;
+    if (part == kVector) {
+      chacha_blocks(key, counter, nonce, dst);
+    } else {
+      chacha_blocks(key, counter, nonce, spare);
+      std::memcpy(dst, spare + skip, size_t(part) * 4);
+    }
+    dst += part, count -= part, skip = 0, counter += kBlocks;
+  }
+  wipe(spare, sizeof spare);
+}
+
+// Residues index … index + count - 1 of a stream, into dst; gives error bits.
+inline int fill_residues(const uint32_t* key, int64_t index, int64_t count, Nonce nonce,
+                         uint32_t modulus, uint32_t* dst) {
+  fill_words(key, index, count, nonce, dst);
+  const uint32_t mask = candidate_mask(modulus);
+  int errors = 0;
+  for (int64_t at = 0; at < count; at += 64) {  // 64 at a time: rejections are rare
+    const int part = int(count - at < 64 ? count - at : 64);
+    uint32_t rejected = 0;
+    for (int i = 0; i < part; ++i) {
+      const uint32_t candidate = dst[at + i] & mask;
+      dst[at + i] = candidate;
+      rejected |= uint32_t(candidate >= modulus);
+    }
+    if (!rejected) continue;
+    for (int i = 0; i < part; ++i) {
+      if (dst[at + i] >= modulus) {
+        dst[at + i] = retry_residue(key, index + at + i, nonce, modulus, &errors);
+      }
+    }
+  }
+  return errors;
+}
+
+}  // namespace PYFED_SIMD
+}  // namespace pyfed

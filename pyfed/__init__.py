@@ -1,0 +1,62 @@
+"""pyfed: the kernels under federated learning, as PyTorch operations, and systems built on them.
+
+Names are resolved on first use, so that ``import pyfed`` touches neither CUDA nor Triton.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Key": "pyfed.keys",
+    "Field": "pyfed.fields",
+    "SOLINAS31": "pyfed.fields",
+    "MERSENNE31": "pyfed.fields",
+    "FixedPoint": "pyfed.fixed",
+    "flatten": "pyfed.fixed",
+    "LagrangeCode": "pyfed.codes",
+    "use_backend": "pyfed.op",
+    "check": "pyfed.checks",
+}
+_MODULES = ("ops", "errors", "secagg")
+
+__all__ = [
+    "MERSENNE31",
+    "SOLINAS31",
+    "Field",
+    "FixedPoint",
+    "Key",
+    "LagrangeCode",
+    "check",
+    "errors",
+    "flatten",
+    "ops",
+    "secagg",
+    "use_backend",
+]
+
+if TYPE_CHECKING:
+    from pyfed import errors, ops, secagg
+    from pyfed.checks import check
+    from pyfed.codes import LagrangeCode
+    from pyfed.fields import MERSENNE31, SOLINAS31, Field
+    from pyfed.fixed import FixedPoint, flatten
+    from pyfed.keys import Key
+    from pyfed.op import use_backend
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"pyfed.{name}")
+    raise AttributeError(f"module 'pyfed' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,47 @@
+"""What the kernel families share: the error word, reduction, and large numbers as arguments.
+
+No kernel is specialised on the value of a number, so that a new length, stream or prime compiles
+nothing; nor on the alignment of a caller's tensor where its tiles are not aligned anyway.
+"""
+
+import triton
+import triton.language as tl
+
+BAD_RESIDUE = tl.constexpr(1)
+NOT_FINITE = tl.constexpr(2)
+ALL_REJECTED = tl.constexpr(4)
+
+
+def signed32(word: int) -> int:
+    """An unsigned 32-bit number as the signed one of the same bits.
+
+    Kernels take nonce words and block counters this way: an argument above 2^31 would change the
+    type of the parameter, and so compile the kernel again.
+    """
+    return word - 2**32 if word >= 2**31 else word
+
+
+def ceil_div(count: int, size: int) -> int:
+    """⌈count / size⌉."""
+    return -(-count // size)
+
+
+@triton.jit
+def report_any(word, bad, BIT: tl.constexpr):
+    """OR a bit into the error word when any element of the tile ``bad`` is true."""
+    tl.atomic_or(word, BIT, mask=tl.max(bad.to(tl.int32)) != 0)
+
+
+@triton.jit
+def canonical(value, modulus):
+    """The residue in [0, p) of any uint64, as uint32.
+
+    With 2^31 ≡ c = 2^31 - p, and c < 2^17 here, the three folds give
+    value < 2^64 → < 2^33 · c + 2^31 < 2^51 → < 2^20 · c + 2^31 < 2^38 → < 2^7 · c + 2^31 < 2p.
+    """
+    prime = modulus.to(tl.uint64)
+    excess = 2147483648 - prime
+    value = (value & 0x7FFFFFFF) + (value >> 31) * excess
+    value = (value & 0x7FFFFFFF) + (value >> 31) * excess
+    value = (value & 0x7FFFFFFF) + (value >> 31) * excess
+    return tl.where(value >= prime, value - prime, value).to(tl.uint32)

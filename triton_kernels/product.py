@@ -1,0 +1,300 @@
+"""Exact products of residues modulo SOLINAS31 or MERSENNE31 on int8 matrix units.
+
+Take the left factor w and the right one x centred, so that they lie in [-2^30, 2^30], and write
+in base 256 with digits from -128 to 127:
+
+    x = Σ_j x_j · 2^8j,    w · 2^8j mod p (centred) = Σ_i w_ji · 2^8i,    so
+    Σ_k w_k · x_k  ≡  Σ_i 2^8i · (Σ_k,j w_kji · x_kj)    (mod p),
+
+four int8 products with an inner dimension of 4k, whose int32 sums are joined once at the end. The
+digits x_j are made in registers; the w_ji are made once by ``digits_kernel``.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .common import BAD_RESIDUE, canonical, ceil_div, report_any
+
+SLAB = 16384
+"""Inner length of one launch. An int32 sum of it is at most 4 · 2^14 · 2^7 · 2^7 = 2^30."""
+
+# On 8 warps: 64 registers of digit sums in a thread, 16 residues, and one ChaCha20 block for every
+# 16 residues. Twice as many sums spill.
+NARROW = {"COLUMNS": 256, "INNER": 16, "ROWS": 16}
+WIDE = {"COLUMNS": 128, "INNER": 32, "ROWS": 32}
+
+
+@triton.jit
+def signed_digits(value, modulus):
+    """Residues, int32 → their four base-256 digits from -128 to 127, one in each byte, uint32.
+
+    Adding 128 to each digit makes all of them unsigned bytes; the flip of each top bit takes the
+    128 away again. No carry is lost: |centred value| ≤ 2^30 and 0x80808080 ± 2^30 is in [0, 2^32).
+    """
+    centred = tl.where(value > (modulus >> 1), value - modulus, value)
+    centred = centred.to(tl.uint32, bitcast=True)
+    return tl.add(centred, 0x80808080, sanitize_overflow=False) ^ 0x80808080
+
+
+@triton.jit
+def digit_bytes(value, modulus, COLUMNS: tl.constexpr, INNER: tl.constexpr):
+    """Residues, int32 (COLUMNS, INNER) → their digits, int8 (COLUMNS, 4 · INNER)."""
+    digits = signed_digits(value, modulus)
+    low = tl.join(digits.to(tl.int8), (digits >> 16).to(tl.int8))
+    high = tl.join((digits >> 8).to(tl.int8), (digits >> 24).to(tl.int8))
+    return tl.reshape(tl.join(low, high), (COLUMNS, 4 * INNER))
+
+
+@triton.jit
+def left_tiles(left, row_tile, row_tiles, width, INNER: tl.constexpr, ROWS: tl.constexpr):
+    """Where the digits of a tile of rows are, in int8 (4, row_tiles · ROWS, 4 · width · INNER).
+
+    Written with the constants, so that the compiler sees how the addresses are aligned.
+
+    Returns:
+        Pointer to the first tile of plane 0; int32 offsets in it, (4 · INNER, ROWS), below
+        ROWS · 4 · SLAB + 4 · INNER < 2^22; elements from one plane to the next.
+    """
+    line = 4 * INNER * width
+    offset = tl.arange(0, ROWS)[None, :] * line + tl.arange(0, 4 * INNER)[:, None]
+    return left + row_tile * ROWS * line, offset, row_tiles * ROWS * line
+
+
+@triton.jit
+def multiply_add(value, left, plane, modulus, a0, a1, a2, a3):
+    """Add to the four digit sums the product of a tile of residues with its part of the digits.
+
+    Args:
+        value: int32 (COLUMNS, INNER).
+        left: pointers to plane 0 of the left factor's digits, (4 · INNER, ROWS).
+        plane: elements from one plane to the next.
+        modulus: the prime, int32.
+        a0: the sums of the lowest digit, int32 (COLUMNS, ROWS).
+        a1: the sums of the next one.
+        a2: the sums of the next one.
+        a3: the sums of the highest digit.
+    """
+    right = digit_bytes(value, modulus, value.shape[0], value.shape[1])
+    a0 = tl.dot(right, tl.load(left), a0, out_dtype=tl.int32)
+    a1 = tl.dot(right, tl.load(left + plane), a1, out_dtype=tl.int32)
+    a2 = tl.dot(right, tl.load(left + 2 * plane), a2, out_dtype=tl.int32)
+    a3 = tl.dot(right, tl.load(left + 3 * plane), a3, out_dtype=tl.int32)
+    return a0, a1, a2, a3
+
+
+@triton.jit
+def store_sums(out, offset, inside, add, modulus, a0, a1, a2, a3):
+    """Join the digit sums, add what ``out`` holds when ``add`` is 1, and store the residues.
+
+    |a_i| ≤ 2^30, so the joined sum is below 2^55 in magnitude, and p · 2^26 > 2^55 makes it
+    positive without leaving int64.
+    """
+    total = a0.to(tl.int64) + (a1.to(tl.int64) << 8)
+    total += (a2.to(tl.int64) << 16) + (a3.to(tl.int64) << 24)
+    total += modulus.to(tl.int64) << 26
+    if add != 0:
+        total += tl.load(out + offset, mask=inside, other=0)
+    residue = canonical(total.to(tl.uint64, bitcast=True), modulus)
+    tl.store(out + offset, residue.to(tl.int32, bitcast=True), mask=inside)
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("source", "rows", "inner", "stride", "split", "split_tiles", "width", "modulus"),
+    ]
+)
+def digits_kernel(
+    out,  # int32 (padded rows) x (width · INNER) in 4 planes: byte j of an element is digit w_ji
+    source,  # int32 (rows, inner), or its transpose; ``stride`` from one line to the next
+    word,
+    rows: tl.int64,
+    inner: tl.int64,
+    stride: tl.int64,
+    split: tl.int64,  # columns of ``source`` in the first ``split_tiles`` tiles; the others follow
+    split_tiles: tl.int32,
+    width: tl.int32,  # in tiles
+    modulus: tl.int32,
+    TRANSPOSED: tl.constexpr,
+    INNER: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """The digits w_ji of one tile of a left factor, (ROWS, INNER)."""
+    tile = tl.program_id(0) % width
+    row = (tl.program_id(0) // width).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tile * INNER + tl.arange(0, INNER).to(tl.int64)
+    line = INNER * width
+    target = out + row[:, None] * line + column[None, :]
+    plane = (tl.num_programs(0) // width).to(tl.int64) * ROWS * line
+    column_end = split
+    if tile >= split_tiles:
+        column += split - split_tiles * INNER
+        column_end = inner
+    inside = (row < rows)[:, None] & (column < column_end)[None, :]
+    if TRANSPOSED:
+        offset = column[None, :] * stride + row[:, None]
+    else:
+        offset = row[:, None] * stride + column[None, :]
+    value = tl.load(source + offset, mask=inside, other=0)
+    report_any(word, value.to(tl.uint32, bitcast=True) >= modulus.to(tl.uint32), BAD_RESIDUE)
+    residue = value.to(tl.uint32, bitcast=True).to(tl.uint64)
+    w0 = signed_digits(value, modulus)
+    w1 = signed_digits(canonical(residue << 8, modulus).to(tl.int32, bitcast=True), modulus)
+    w2 = signed_digits(canonical(residue << 16, modulus).to(tl.int32, bitcast=True), modulus)
+    w3 = signed_digits(canonical(residue << 24, modulus).to(tl.int32, bitcast=True), modulus)
+    for i in tl.static_range(4):
+        digits = ((w0 >> (8 * i)) & 255) | (((w1 >> (8 * i)) & 255) << 8)
+        digits |= (((w2 >> (8 * i)) & 255) << 16) | (((w3 >> (8 * i)) & 255) << 24)
+        tl.store(target + i * plane, digits.to(tl.int32, bitcast=True))
+
+
+@triton.jit(
+    do_not_specialize=[
+        *("right", "columns", "inner", "rows", "right_stride", "out_stride", "limit"),
+        *("width", "add", "modulus"),
+    ]
+)
+def product_kernel(
+    out,  # (rows, columns), or its transpose; ``out_stride`` from one line to the next
+    right,  # (inner, columns), or its transpose; ``right_stride`` from one line to the next
+    left,  # int8: the digits of the (rows, inner) left factor, in whole tiles
+    word,
+    columns: tl.int64,
+    inner: tl.int64,
+    rows: tl.int64,
+    right_stride: tl.int64,
+    out_stride: tl.int64,
+    limit: tl.int64,  # elements of ``out``
+    width: tl.int32,  # of ``left``, in tiles
+    add: tl.int32,
+    modulus: tl.int32,
+    RIGHT_TRANSPOSED: tl.constexpr,
+    OUT_TRANSPOSED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    INNER: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """One tile of the product, made transposed: (COLUMNS, ROWS)."""
+    row_tiles = tl.cdiv(rows, ROWS)
+    row_tile = tl.program_id(0).to(tl.int64) % row_tiles
+    first = tl.program_id(0).to(tl.int64) // row_tiles * COLUMNS
+    row = row_tile * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    k = tl.arange(0, INNER)
+    left, left_tile, plane = left_tiles(left, row_tile, row_tiles, width, INNER, ROWS)
+    a0 = tl.zeros((COLUMNS, ROWS), tl.int32)
+    a1 = tl.zeros((COLUMNS, ROWS), tl.int32)
+    a2 = tl.zeros((COLUMNS, ROWS), tl.int32)
+    a3 = tl.zeros((COLUMNS, ROWS), tl.int32)
+    largest = tl.zeros((COLUMNS, INNER), tl.uint32)
+    if RIGHT_TRANSPOSED:
+        source = right + (first + column)[:, None] * right_stride + k[None, :]
+    else:
+        source = right + (k.to(tl.int64) * right_stride + first)[None, :] + column[:, None]
+    for base in range(0, inner, INNER):
+        inside = (column < columns - first)[:, None] & (k < inner - base)[None, :]
+        value = tl.load(source, mask=inside, other=0)
+        largest = tl.maximum(largest, value.to(tl.uint32, bitcast=True))
+        a0, a1, a2, a3 = multiply_add(value, left + left_tile, plane, modulus, a0, a1, a2, a3)
+        left += 4 * INNER
+        source += INNER if RIGHT_TRANSPOSED else INNER * right_stride
+    report_any(word, largest >= modulus.to(tl.uint32), BAD_RESIDUE)
+    inside = (column < columns - first)[:, None] & (row < rows)[None, :]
+    if OUT_TRANSPOSED:
+        offset = (first + column)[:, None] * out_stride + row[None, :]
+        inside = inside & (offset < limit)
+    else:
+        offset = (row * out_stride + first)[None, :] + column[:, None]
+    store_sums(out, offset, inside, add, modulus, a0, a1, a2, a3)
+
+
+def tiles_for(rows: int) -> dict[str, int]:
+    """The tile sizes for an output with so many rows."""
+    return NARROW if rows <= 16 else WIDE
+
+
+def digits_of(
+    factor: torch.Tensor,
+    transposed: bool,
+    columns: slice,
+    split: int,
+    tiles: dict[str, int],
+    modulus: int,
+    word: torch.Tensor,
+) -> tuple[torch.Tensor, int]:
+    """The digits of some columns of a left factor, padded with zeros to whole tiles.
+
+    Args:
+        factor: int32 (rows, inner), contiguous; with ``transposed``, (inner, rows).
+        transposed: which of the two.
+        columns: which of the ``inner`` columns.
+        split: how many of them come before the padding to whole tiles that separates the columns
+            that meet data from those that meet random rows.
+        tiles: the tile sizes.
+        modulus: 2^31 - 2^17 + 1 or 2^31 - 1.
+        word: gets bit 1 when an element of these columns lies outside [0, p).
+
+    Returns:
+        int8 (4, padded rows, 4 · width · INNER), and the width in tiles.
+    """
+    rows = factor.shape[1] if transposed else factor.shape[0]
+    inner = columns.stop - columns.start
+    split_tiles = ceil_div(split, tiles["INNER"])
+    width = split_tiles + ceil_div(inner - split, tiles["INNER"])
+    row_tiles = ceil_div(rows, tiles["ROWS"])
+    out = factor.new_empty(4, row_tiles * tiles["ROWS"], width * tiles["INNER"])
+    stride = factor.shape[1]
+    source = factor.view(-1)[columns.start * (stride if transposed else 1) :]
+    digits_kernel[(row_tiles * width,)](
+        *(out, source, word, rows, inner, stride, split, split_tiles, width, modulus),
+        TRANSPOSED=transposed,
+        INNER=tiles["INNER"],
+        ROWS=tiles["ROWS"],
+    )
+    return out.view(torch.int8), width
+
+
+def product(
+    out: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    shape: tuple[int, int, int],
+    modulus: int,
+    word: torch.Tensor,
+    *,
+    left_transposed: bool = False,
+    right_transposed: bool = False,
+    out_transposed: bool = False,
+) -> None:
+    """Write left @ right mod p into ``out``.
+
+    Args:
+        out: int32 (rows, columns), or transposed and flat: then it may end early.
+        left: int32 (rows, inner), contiguous, or transposed.
+        right: int32 (inner, columns), contiguous, or transposed.
+        shape: rows, inner and columns, none of them 0.
+        modulus: 2^31 - 2^17 + 1 or 2^31 - 1.
+        word: gets bit 1 when an element lies outside [0, p).
+        left_transposed: whether ``left`` is (inner, rows).
+        right_transposed: whether ``right`` is (columns, inner).
+        out_transposed: whether ``out`` is (columns, rows).
+    """
+    rows, inner, columns = shape
+    tiles = tiles_for(rows)
+    right_line = inner if right_transposed else columns
+    grid = (ceil_div(rows, tiles["ROWS"]) * ceil_div(columns, tiles["COLUMNS"]),)
+    with torch.cuda.device_of(out):
+        for start in range(0, inner, SLAB):
+            stop = min(start + SLAB, inner)
+            whole = (slice(start, stop), stop - start)
+            digits, width = digits_of(left, left_transposed, *whole, tiles, modulus, word)
+            part = right.view(-1)[start * (1 if right_transposed else right_line) :]
+            product_kernel[grid](
+                *(out, part, digits, word, columns, stop - start, rows, right_line),
+                *(rows if out_transposed else columns, out.numel(), width, int(start > 0), modulus),
+                RIGHT_TRANSPOSED=right_transposed,
+                OUT_TRANSPOSED=out_transposed,
+                **tiles,
+                num_warps=8,
+                num_stages=2,
+            )
