@@ -1,0 +1,202 @@
+"""Inputs on which the contract of ``test_every_op.py`` is checked: a few for every op.
+
+Every case must run on every backend. Adding an op means adding its cases here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import pyfed
+from pyfed import MERSENNE31, SOLINAS31, Field, Key
+
+KEY = Key(bytes(range(32)))
+FIELDS = (SOLINAS31, MERSENNE31)
+TINY = Field("tiny", 5)  # a candidate is rejected with probability 3/8
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of one op's public function."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    large: bool = False  # enough work for two threads, and too much for interpreted Triton
+
+    def on(self, op: str, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The public function's arguments on a device."""
+        moved = [a.to(device) if isinstance(a, torch.Tensor) else a for a in self.args]
+        kwargs = {
+            k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self.kwargs.items()
+        }
+        if op.startswith("random_"):
+            kwargs["device"] = device
+        return tuple(moved), kwargs
+
+    def torch_args(self, op: str, device: str) -> tuple[Any, ...]:
+        """The torch op's arguments on a device."""
+        args, kwargs = self.on(op, device)
+        return public(op).prepare(*args, **kwargs)
+
+
+def public(op: str) -> Any:
+    """The public function of an op."""
+    return getattr(pyfed.ops, op)
+
+
+def residues(modulus: int, *shape: int) -> torch.Tensor:
+    """Random residues, with the extremes among them."""
+    values = torch.randint(0, modulus, shape, dtype=torch.int64)
+    flat = values.view(-1)
+    flat[::7], flat[3::7] = modulus - 1, 0
+    return values.to(torch.int32)
+
+
+def largest(modulus: int, *shape: int) -> torch.Tensor:
+    """All residues p - 1."""
+    return torch.full(shape, modulus - 1, dtype=torch.int32)
+
+
+def _random_words() -> Iterator[Case]:
+    for count, stream, start in (
+        *((0, 0, 0), (1, 0, 0), (15, 1, 1), (16, 0, 16), (17, 3, 15), (1003, 0, 0)),
+        *((37, 2**32 - 1, 2**35 + 13), (21, 5, 2**36 - 21)),
+    ):
+        name = f"count {count}, stream {stream}, start {start}"
+        yield Case(name, (KEY, count), {"stream": stream, "start": start})
+    yield Case("large", (KEY, 300_007), {"start": 9}, large=True)
+
+
+def _random_residues() -> Iterator[Case]:
+    for f in (*FIELDS, TINY):
+        for count, stream, start in ((0, 0, 0), (1, 0, 0), (130, 1, 7), (33, 9, 2**36 - 33)):
+            name = f"{f.name}, count {count}, stream {stream}, start {start}"
+            yield Case(name, (KEY, count, f), {"stream": stream, "start": start})
+        yield Case(f"{f.name}, large", (KEY, 200_003, f), {"start": 3}, large=True)
+    # residue_rejections.json: these ranges hold second and third attempts.
+    for f, start in ((SOLINAS31, 1335), (SOLINAS31, 21859138), (MERSENNE31, 761923131)):
+        name = f"{f.name}, retries at {start}"
+        yield Case(name, (KEY, 19, f), {"stream": 7, "start": start - 9})
+
+
+def _field_matmul() -> Iterator[Case]:
+    for f in FIELDS:
+        for m, k, n in (
+            *((0, 3, 2), (2, 0, 3), (3, 2, 0), (1, 1, 1), (3, 5, 7), (17, 33, 65), (2, 257, 9)),
+            *((1, 70, 1), (65, 4, 3)),
+        ):
+            a, b = residues(f.modulus, m, k), residues(f.modulus, k, n)
+            yield Case(f"{f.name}, ({m}, {k}) x ({k}, {n})", (a, b, f))
+        extremes = largest(f.modulus, 5, 129), largest(f.modulus, 129, 4)
+        yield Case(f"{f.name}, all p - 1", (*extremes, f))
+        big = residues(f.modulus, 70, 131), residues(f.modulus, 131, 1003)
+        yield Case(f"{f.name}, large", (*big, f), large=True)
+
+
+def _field_sum() -> Iterator[Case]:
+    for f in FIELDS:
+        for shape in ((0, 5), (4, 0), (1,), (3,), (1, 1), (3, 7), (5, 2, 3), (33, 17), (2, 1001)):
+            yield Case(f"{f.name}, {shape}", (residues(f.modulus, *shape), f))
+        weights = torch.tensor([2**63 - 1, 0, f.modulus, 1, f.modulus - 1])
+        x = residues(f.modulus, 5, 19)
+        yield Case(f"{f.name}, int64 weights", (x, f), {"weights": weights})
+        yield Case(f"{f.name}, int32 weights", (x, f), {"weights": weights.to(torch.int32).abs()})
+        yield Case(f"{f.name}, listed weights", (x, f), {"weights": weights.tolist()})
+        yield Case(f"{f.name}, all p - 1", (largest(f.modulus, 257, 9), f))
+        heavy = {"weights": torch.full((257,), f.modulus - 1)}
+        yield Case(f"{f.name}, all p - 1, weighted", (largest(f.modulus, 257, 9), f), heavy)
+        big = residues(f.modulus, 21, 50_003)
+        yield Case(f"{f.name}, large", (big, f), large=True)
+        yield Case(f"{f.name}, large, weighted", (big, f), {"weights": list(range(21))}, large=True)
+
+
+FLOATS = (
+    *(0.0, -0.0, 0.5, -0.5, 1.5, -1.5, 2.5, 0.25, 1e-30, -1e-30, 1.4e-45, -1.4e-45, 1.1e-38),
+    *(3.999999, -3.999999, 4.0, -4.0, 4.0000005, -7.25, 3.4e38, -3.4e38, 0.1, -0.1, 1 / 3),
+)
+
+
+def _quantize() -> Iterator[Case]:
+    special = torch.tensor(FLOATS)
+    for f in FIELDS:
+        for key in (None, KEY):
+            how = {"key": key, "stream": 3, "start": 5}
+            tag = f"{f.name}, {'random' if key else 'nearest'}"
+            for shape in ((), (0,), (1,), (3, 0), (3, 5), (1003,)):
+                yield Case(f"{tag}, {shape}", (torch.randn(shape), 2.0**13, 4.0, f), how)
+            for scale in (2.0, 2.0**20, 2.0**-3):
+                yield Case(f"{tag}, special values · {scale}", (special, scale, 4.0, f), how)
+            for dtype in (torch.float16, torch.bfloat16):
+                half = torch.randn(67).to(dtype)
+                yield Case(f"{tag}, {dtype}", (half, 2.0**10, 1.0, f), how)
+            big = torch.randn(200_003), 2.0**15, 3.0, f
+            yield Case(f"{tag}, large", big, how, large=True)
+    edge = {"key": KEY, "stream": 2**32 - 1, "start": 2**36 - len(FLOATS)}
+    yield Case("last words of a stream", (special, 2.0**28, 3.99, SOLINAS31), edge)
+    tiny_steps = special * 2.0**-97
+    yield Case("scale 2^100", (tiny_steps, 2.0**100, 2.0**-96, SOLINAS31), {"key": KEY})
+
+
+def _dequantize() -> Iterator[Case]:
+    for f in FIELDS:
+        half = (f.modulus - 1) // 2
+        special = [0, 1, f.modulus - 1, half, half + 1, half - 1, 2**24, 2**24 + 1, 2**24 + 3]
+        yield Case(f"{f.name}, special", (torch.tensor(special, dtype=torch.int32), 2.0**13, f))
+        for shape in ((), (0,), (1,), (3, 5), (1003,)):
+            yield Case(f"{f.name}, {shape}", (residues(f.modulus, *shape), 2.0**13, f))
+        for scale in (2.0**-100, 2.0**100, 1.0):
+            yield Case(f"{f.name}, scale {scale}", (residues(f.modulus, 33), scale, f))
+        yield Case(f"{f.name}, large", (residues(f.modulus, 300_007), 2.0**13, f), large=True)
+
+
+def _lagrange_encode() -> Iterator[Case]:
+    for f in FIELDS:
+        for length, shares, blocks, privacy, stream, start in (
+            *((0, 3, 2, 1, 0, 0), (1, 1, 1, 0, 0, 0), (1, 4, 3, 1, 0, 0), (7, 5, 3, 2, 1, 1)),
+            *((10, 3, 1, 2, 0, 2**36 - 10), (64, 6, 4, 0, 0, 0), (131, 17, 5, 6, 2**32 - 1, 77)),
+            *((50, 0, 2, 1, 0, 0), (33, 2, 33, 4, 0, 15)),
+        ):
+            data = residues(f.modulus, length)
+            matrix = residues(f.modulus, shares, blocks + privacy)
+            args = data, matrix, KEY, f, blocks, stream, start
+            yield Case(f"{f.name}, {length} in {blocks} + {privacy} to {shares}", args)
+        data, matrix = largest(f.modulus, 99), largest(f.modulus, 7, 40)
+        yield Case(f"{f.name}, all p - 1", (data, matrix, KEY, f, 33))
+        data, matrix = residues(f.modulus, 100_003), residues(f.modulus, 30, 20)
+        yield Case(f"{f.name}, large", (data, matrix, KEY, f, 12), large=True)
+
+
+def _lagrange_decode() -> Iterator[Case]:
+    for f in FIELDS:
+        for threshold, columns, blocks, length in (
+            *((1, 0, 1, 0), (1, 1, 1, 1), (3, 1, 2, 1), (5, 7, 3, 20), (4, 8, 4, 32)),
+            *((4, 8, 4, 0), (17, 35, 6, 208), (33, 3, 1, 2)),
+        ):
+            rows = residues(f.modulus, threshold, columns)
+            matrix = residues(f.modulus, blocks, threshold)
+            name = f"{f.name}, {threshold} x {columns} to {length} in {blocks}"
+            yield Case(name, (rows, matrix, f, length))
+        rows, matrix = largest(f.modulus, 70, 5), largest(f.modulus, 3, 70)
+        yield Case(f"{f.name}, all p - 1", (rows, matrix, f, 15))
+        rows, matrix = residues(f.modulus, 30, 5003), residues(f.modulus, 20, 30)
+        yield Case(f"{f.name}, large", (rows, matrix, f, 100_059), large=True)
+
+
+_MAKERS: dict[str, Callable[[], Iterator[Case]]] = {
+    "random_words": _random_words,
+    "random_residues": _random_residues,
+    "field_matmul": _field_matmul,
+    "field_sum": _field_sum,
+    "quantize": _quantize,
+    "dequantize": _dequantize,
+    "lagrange_encode": _lagrange_encode,
+    "lagrange_decode": _lagrange_decode,
+}
+with torch.random.fork_rng(devices=[]):
+    torch.manual_seed(20)
+    CASES = {op: tuple(maker()) for op, maker in _MAKERS.items()}

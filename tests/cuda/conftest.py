@@ -1,0 +1,140 @@
+"""The CUDA kernels on the CPU: csrc/*.cu compiled by g++ against ``emulate.h``."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pyfed import checks, native
+from pyfed.op import OPS
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[1] / "csrc"
+FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror")
+# Kernels have unroll pragmas for nvcc alone, and inline functions that not every file calls; g++
+# takes a switch of fibers under AddressSanitizer for a longjmp.
+QUIET = ("-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-clobbered")
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+SANITIZED = os.environ.get("PYFED_EMULATE_SANITIZED") == "1"
+
+# The launchers' arguments: pointer, int64, uint32, float; then come errors, device and stream.
+TYPES = {"p": ctypes.c_void_p, "q": ctypes.c_int64, "I": ctypes.c_uint32, "f": ctypes.c_float}
+ARGUMENTS = {
+    "random_words": "pqqIp",
+    "random_residues": "pqqIIp",
+    "field_matmul": "ppqqqIpp",
+    "field_sum": "ppqqIp",
+    "quantize": "pqffIpIqp",
+    "dequantize": "pqfIp",
+    "lagrange_encode": "pqpqqqpIqIpp",
+    "lagrange_decode": "pqpqqqIpp",
+}
+RUBBISH = 0x5A5A5A5A
+
+
+class Control(ctypes.Structure):
+    """What ``emulate.h`` lets a test set and read."""
+
+    _fields_ = (
+        ("last_blocks", ctypes.c_int64),
+        ("backwards", ctypes.c_int),
+        ("fail", ctypes.c_int),
+        ("launches", ctypes.c_int),
+        ("blocks_run", ctypes.c_int64),
+        ("dirty_blocks", ctypes.c_int),
+    )
+
+
+class Emulator:
+    """The emulated launchers, behind the glue of ``pyfed/ops`` that also serves real devices."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+        self.library.emulated_control.restype = ctypes.POINTER(Control)
+        self.library.emulated_device.restype = ctypes.POINTER(ctypes.c_int)
+        self.library.emulated_launcher.restype = ctypes.c_void_p
+        self.device = 0
+
+    @property
+    def control(self) -> Control:
+        return self.library.emulated_control().contents
+
+    @property
+    def current_device(self) -> int:
+        return int(self.library.emulated_device().contents.value)
+
+    def launcher(self, name: str, types: list[Any]) -> Any:
+        address = self.library.emulated_launcher(name.encode())
+        return ctypes.CFUNCTYPE(ctypes.c_char_p, *types)(address)
+
+    def launch(self, name: str, *args: object) -> int:
+        """Call a launcher with numbers and addresses; give the error word."""
+        types = [TYPES[letter] for letter in ARGUMENTS[name]]
+        call = self.launcher(name, [*types, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p])
+        word = ctypes.c_int(0)
+        message = call(*args, ctypes.addressof(word), self.device, None)
+        if message is not None:
+            raise RuntimeError(message.decode())
+        return word.value
+
+    def _run(self, name: str, device: torch.device, *args: object) -> None:
+        """Take the place of ``native.run``; the output comes poisoned to the kernel."""
+        out = [a for a in args if isinstance(a, torch.Tensor)][-1]
+        out.view(torch.int32).fill_(RUBBISH)
+        error = self.launch(name, *(native._pointer(a) for a in args))
+        assert self.control.dirty_blocks == 0, "a block left something in shared memory"
+        checks.raise_for(name, error)
+
+    def __call__(self, op: str, *args: object, backwards: bool = False) -> torch.Tensor:
+        """What the torch op's CUDA kernel gives for these arguments."""
+        with self.in_place(backwards):
+            return OPS[op].kernels["cuda"].run(*args)
+
+    @contextmanager
+    def in_place(self, backwards: bool) -> Iterator[None]:
+        self.control.backwards = int(backwards)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "run", self._run)
+            patch.setattr(native, "workspace", lambda *args: None)
+            yield
+
+
+def compile_library(folder: Path, flags: tuple[str, ...]) -> Path:
+    """Build the emulated kernels as a shared library."""
+    sources = [*sorted(CSRC.glob("*.cu")), HERE / "emulated.cpp"]
+
+    def built(source: Path) -> str:
+        target = folder / f"{source.stem}.o"
+        where = ("-DPYFED_EMULATE", f"-I{HERE}", f"-I{CSRC}", "-x", "c++", "-c", str(source))
+        subprocess.run(["g++", *FLAGS, *QUIET, *flags, *where, "-o", str(target)], check=True)
+        return str(target)
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(built, sources))
+    library = folder / "emulated.so"
+    subprocess.run(["g++", *flags, "-shared", *objects, "-o", str(library)], check=True)
+    return library
+
+
+@pytest.fixture(scope="session")
+def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+    flags = SANITIZE if SANITIZED else ()
+    return Emulator(compile_library(tmp_path_factory.mktemp("emulated"), flags))
+
+
+@pytest.fixture
+def emulated(emulated_library: Emulator) -> Iterator[Emulator]:
+    """The emulator in its first state."""
+    ctypes.memset(ctypes.addressof(emulated_library.control), 0, ctypes.sizeof(Control))
+    emulated_library.device = 0
+    yield emulated_library
+    assert emulated_library.current_device == 0, "a launcher did not give the device back"

@@ -1,0 +1,178 @@
+// Runs CUDA kernels on the CPU: what csrc/launch.h and the kernels use of CUDA, for plain g++.
+// Each thread of a block is a fiber; a barrier switches to the next one. Shared memory is allocated
+// block by block, filled with rubbish before, and looked at after.
+#pragma once
+#include <ucontext.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <stdexcept>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __restrict__ __restrict
+#define PYFED_SHARED(type, name) \
+  type& name = *static_cast<type*>(pyfed::emulate::shared_memory(sizeof(type)))
+
+using cudaStream_t = void*;
+using cudaError_t = int;
+constexpr cudaError_t cudaSuccess = 0;
+
+namespace pyfed {
+namespace emulate {
+
+constexpr int kDevices = 2;
+constexpr size_t kStack = 128 << 10;
+constexpr unsigned char kRubbish = 0xa5;
+
+// What a test sets and reads.
+struct Control {
+  int64_t last_blocks = 0;  // run only so many blocks, the last of the grid; 0: all
+  int backwards = 0;        // threads run in this order between barriers
+  int fail = 0;             // the next launch reports this error
+  int launches = 0;         // kernels run
+  int64_t blocks_run = 0;
+  int dirty_blocks = 0;  // blocks that left something in shared memory
+};
+inline Control control;
+inline int current_device = 0;
+
+enum State { kReady, kWaiting, kDone };
+
+struct Block {
+  ucontext_t home;
+  std::vector<ucontext_t> fibers;
+  std::vector<State> states;
+  std::vector<char> stacks;
+  std::function<void()> body;
+  int current = 0;
+  void* shared = nullptr;
+  size_t shared_size = 0;
+};
+inline Block block;
+
+inline void* shared_memory(size_t size) {  // one object a kernel
+  if (!block.shared) {
+    block.shared = std::aligned_alloc(16, (size + 15) / 16 * 16);
+    std::memset(block.shared, kRubbish, size);
+    block.shared_size = size;
+  }
+  if (block.shared_size != size) std::abort();
+  return block.shared;
+}
+
+inline void check_shared_memory() {
+  const unsigned char* bytes = static_cast<const unsigned char*>(block.shared);
+  bool dirty = false;
+  for (size_t i = 0; i < block.shared_size; ++i) {  // wiped, or never written
+    dirty = dirty || (bytes[i] != 0 && bytes[i] != kRubbish);
+  }
+  control.dirty_blocks += dirty;
+  std::free(block.shared);
+  block.shared = nullptr;
+  block.shared_size = 0;
+}
+
+}  // namespace emulate
+}  // namespace pyfed
+
+struct EmulatedIndex {
+  unsigned x;
+};
+inline EmulatedIndex threadIdx, blockIdx;
+
+inline void __syncthreads() {
+  pyfed::emulate::Block& block = pyfed::emulate::block;
+  block.states[block.current] = pyfed::emulate::kWaiting;
+  swapcontext(&block.fibers[block.current], &block.home);
+}
+
+namespace pyfed {
+namespace emulate {
+
+inline void fiber() {
+  block.body();
+  block.states[block.current] = kDone;
+}
+
+// Runs all threads to their next barrier, again and again, until they are done.
+inline void run_block(int threads) {
+  for (int t = 0; t < threads; ++t) {
+    block.states[t] = kReady;
+    getcontext(&block.fibers[t]);
+    block.fibers[t].uc_stack.ss_sp = block.stacks.data() + t * kStack;
+    block.fibers[t].uc_stack.ss_size = kStack;
+    block.fibers[t].uc_link = &block.home;
+    makecontext(&block.fibers[t], fiber, 0);
+  }
+  for (int done = 0; done == 0;) {
+    for (int i = 0; i < threads; ++i) {
+      const int t = control.backwards ? threads - 1 - i : i;
+      block.current = t;
+      threadIdx.x = unsigned(t);
+      swapcontext(&block.home, &block.fibers[t]);
+    }
+    for (int t = 0; t < threads; ++t) done += block.states[t] == kDone;
+    if (done != 0 && done != threads) {
+      throw std::runtime_error("emulated CUDA: some threads ended while others wait at a barrier");
+    }
+  }
+}
+
+inline void run(int64_t blocks, int threads, std::function<void()> body) {
+  block.body = std::move(body);
+  block.fibers.resize(size_t(threads));
+  block.states.resize(size_t(threads));
+  block.stacks.resize(size_t(threads) * kStack);
+  ++control.launches;
+  const int64_t skipped = control.last_blocks ? blocks - control.last_blocks : 0;
+  for (int64_t b = skipped > 0 ? skipped : 0; b < blocks; ++b) {
+    blockIdx.x = unsigned(b);
+    ++control.blocks_run;
+    run_block(threads);
+    check_shared_memory();
+  }
+}
+
+}  // namespace emulate
+}  // namespace pyfed
+
+inline int atomicOr(int* address, int bits) {
+  const int before = *address;
+  *address |= bits;
+  return before;
+}
+
+inline uint32_t atomicCAS(uint32_t* address, uint32_t compare, uint32_t value) {
+  const uint32_t before = *address;
+  if (before == compare) *address = value;
+  return before;
+}
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = pyfed::emulate::current_device;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= pyfed::emulate::kDevices) return 101;
+  pyfed::emulate::current_device = device;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGetLastError() {
+  const int error = pyfed::emulate::control.fail;
+  pyfed::emulate::control.fail = 0;
+  return error;
+}
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == 101 ? "invalid device ordinal" : "an error";
+}
+inline cudaError_t cudaMemsetAsync(void* target, int value, size_t size, cudaStream_t) {
+  std::memset(target, value, size);
+  return cudaSuccess;
+}

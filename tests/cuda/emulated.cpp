@@ -1,0 +1,58 @@
+// The CUDA launchers, emulated, as C functions for ctypes: they give null, or what was thrown.
+#include <cstring>
+#include <exception>
+#include <string>
+
+#include "emulate.h"
+#include "kernels.h"
+
+namespace {
+
+template <auto launcher>
+struct Caught;
+template <class... Args, void (*launcher)(Args...)>
+struct Caught<launcher> {
+  static const char* call(Args... args) {
+    static std::string message;
+    try {
+      launcher(args...);
+      return nullptr;
+    } catch (const std::exception& error) {
+      message = error.what();
+      return message.c_str();
+    }
+  }
+};
+
+// Two kernels with faults, to show that the emulator notices.
+void diverge() {
+  if (threadIdx.x % 2) __syncthreads();
+}
+void leak() {
+  PYFED_SHARED(int, word);
+  word = 1;
+}
+void bad_barrier(int) { pyfed::emulate::run(1, 4, diverge); }
+void dirty_memory(int) { pyfed::emulate::run(1, 4, leak); }
+
+}  // namespace
+
+#define PYFED_NAMED(name, function) \
+  if (!std::strcmp(wanted, name)) return reinterpret_cast<void*>(&Caught<&function>::call)
+
+extern "C" void* emulated_launcher(const char* wanted) {
+  PYFED_NAMED("random_words", pyfed::random_words_cuda);
+  PYFED_NAMED("random_residues", pyfed::random_residues_cuda);
+  PYFED_NAMED("field_matmul", pyfed::field_matmul_cuda);
+  PYFED_NAMED("field_sum", pyfed::field_sum_cuda);
+  PYFED_NAMED("quantize", pyfed::quantize_cuda);
+  PYFED_NAMED("dequantize", pyfed::dequantize_cuda);
+  PYFED_NAMED("lagrange_encode", pyfed::lagrange_encode_cuda);
+  PYFED_NAMED("lagrange_decode", pyfed::lagrange_decode_cuda);
+  PYFED_NAMED("bad_barrier", bad_barrier);
+  PYFED_NAMED("dirty_memory", dirty_memory);
+  return nullptr;
+}
+
+extern "C" pyfed::emulate::Control* emulated_control() { return &pyfed::emulate::control; }
+extern "C" int* emulated_device() { return &pyfed::emulate::current_device; }

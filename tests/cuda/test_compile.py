@@ -1,0 +1,125 @@
+"""What nvcc makes of the CUDA kernels: no spills, and the clearing of shared memory kept."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+CSRC = Path(__file__).parents[2] / "csrc"
+ARCHITECTURES = ("80", "90a")
+SOURCES = sorted(path.name for path in CSRC.glob("*.cu"))
+
+if shutil.which("nvcc") is None:
+    pytest.skip("nvcc was not found", allow_module_level=True)
+
+
+class Kernel(NamedTuple):
+    """One kernel as the assembler reports it."""
+
+    name: str
+    registers: int
+    shared: int
+    sass: str
+
+
+class Built(NamedTuple):
+    """One file for one architecture."""
+
+    report: str
+    kernels: list[Kernel]
+
+
+def cuobjdump() -> str:
+    """The disassembler: the toolkit's, or the one in the triton package."""
+    found = shutil.which("cuobjdump")
+    if found:
+        return found
+    spec = find_spec("triton")
+    assert spec is not None, "neither the toolkit's cuobjdump nor the package triton is installed"
+    return str(Path(str(spec.origin)).parent / "backends/nvidia/bin/cuobjdump")
+
+
+def build(source: str, architecture: str, folder: Path) -> Built:
+    cubin = folder / f"{source}.{architecture}.cubin"
+    code = f"arch=compute_{architecture},code=sm_{architecture}"
+    report = "-Xptxas=-v,-warn-spills,-warn-lmem-usage"
+    command = ["nvcc", "-std=c++17", "-O3", "-cubin", "-gencode", code, report, str(CSRC / source)]
+    done = subprocess.run([*command, "-o", str(cubin)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    sass = subprocess.run(
+        [cuobjdump(), "-sass", str(cubin)], capture_output=True, text=True, check=True
+    ).stdout
+    bodies = dict(part.split("\n", 1) for part in sass.split("Function : ")[1:])
+    kernels = []
+    for part in done.stderr.split("Compiling entry function '")[1:]:
+        name = part.split("'", 1)[0]
+        registers = re.search(r"Used (\d+) registers", part)
+        shared = re.search(r"(\d+) bytes smem", part)
+        assert registers is not None, part
+        size = int(shared[1]) if shared else 0
+        kernels.append(Kernel(name, int(registers[1]), size, bodies[name]))
+    return Built(done.stderr, kernels)
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Built]:
+    folder = tmp_path_factory.mktemp("cubins")
+    wanted = [(source, architecture) for source in SOURCES for architecture in ARCHITECTURES]
+    with ThreadPoolExecutor(2) as pool:
+        made = pool.map(lambda pair: build(*pair, folder), wanted)
+        return dict(zip(wanted, made, strict=True))
+
+
+EVERY_BUILD = pytest.mark.parametrize(
+    "build_of", [(s, a) for s in SOURCES for a in ARCHITECTURES], ids=lambda pair: "-sm_".join(pair)
+)
+
+
+@EVERY_BUILD
+def test_registers_are_enough(
+    builds: dict[tuple[str, str], Built], build_of: tuple[str, str]
+) -> None:
+    built = builds[build_of]
+    assert built.kernels
+    assert "warning" not in built.report
+    frames = re.findall(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", built.report
+    )
+    assert frames == [("0", "0", "0")] * len(built.kernels)
+    for kernel in built.kernels:
+        assert not re.search(r"\b(LDL|STL)\b", kernel.sass), kernel.name
+        assert kernel.registers <= 128, kernel.name  # two blocks of 256 threads at once
+        assert kernel.shared <= 48 << 10, kernel.name
+
+
+@EVERY_BUILD
+def test_shared_memory_is_cleared_last(
+    builds: dict[tuple[str, str], Built], build_of: tuple[str, str]
+) -> None:
+    for kernel in builds[build_of].kernels:
+        if kernel.shared == 0:
+            assert "STS" not in kernel.sass, kernel.name
+            continue
+        # Zeros are stored after the last barrier, and nothing else is.
+        last = kernel.sass.rsplit("BAR.SYNC", 1)[1]
+        stores = re.findall(r"\bSTS\S* \[[^\]]*\], (\w+)", last)
+        assert stores and set(stores) == {"RZ"}, f"{kernel.name}: {stores}"
+
+
+def test_secrets_pass_through_shared_memory_that_is_cleared(
+    builds: dict[tuple[str, str], Built],
+) -> None:
+    # Should one stop using shared memory, the test above would say nothing of it.
+    names = " ".join(k.name for b in builds.values() for k in b.kernels if k.shared)
+    for kernel in (
+        *("random_words", "random_residues", "quantize_random", "field_matmul", "field_dot"),
+        *("field_sum", "lagrange_encode", "lagrange_decode"),
+    ):
+        assert f"{kernel}_kernel" in names, kernel

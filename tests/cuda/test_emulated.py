@@ -1,0 +1,421 @@
+"""The CUDA kernels, run thread by thread on the CPU, give the reference's bits.
+
+Cases are chosen by path: tails, misaligned pointers, every tile shape, split inner dimensions,
+rejections, the bounds of lazy reductions. Each runs twice, with the threads between two barriers
+in either order, so that a missing barrier shows. See ``emulate.h``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import pyfed.ops  # noqa: F401  (declares the ops)
+from cases import CASES, KEY, largest, residues
+from pyfed import MERSENNE31, SOLINAS31
+from pyfed.errors import ArgumentError, PyfedError
+from pyfed.op import OPS
+
+WORDS = KEY.words()
+PRIMES = (SOLINAS31.modulus, MERSENNE31.modulus)
+SANITIZED = os.environ.get("PYFED_EMULATE_SANITIZED") == "1"  # as conftest.py reads it
+EVERY_PRIME = pytest.mark.parametrize("p", PRIMES, ids=("solinas31", "mersenne31"))
+
+
+def reference(op: str, *args: Any) -> torch.Tensor:
+    return OPS[op].kernels["reference"].run(*args)
+
+
+def agree(emulated: Any, op: str, *args: Any) -> None:
+    """The emulated kernel gives the reference's bits, in either order of threads."""
+    wanted = reference(op, *args)
+    for backwards in (False, True):
+        got = emulated(op, *args, backwards=backwards)
+        assert got.dtype == wanted.dtype
+        assert torch.equal(got.view(torch.int32), wanted.view(torch.int32)), f"{op}: {args}"
+
+
+def shifted(values: torch.Tensor) -> torch.Tensor:
+    """The same values, contiguous, 4 bytes off a 16-byte boundary."""
+    room = torch.empty(values.numel() + 4, dtype=values.dtype)
+    first = (4 - room.data_ptr() % 16 // 4 + 1) % 4
+    view = room[first : first + values.numel()].view(values.shape)
+    assert view.data_ptr() % 16 == 4
+    return view.copy_(values)
+
+
+def served(op: str) -> Iterator[tuple[Any, ...]]:
+    """The contract's cases whose modulus has a kernel."""
+    for case in CASES[op]:
+        args = case.torch_args(op, "cpu")
+        moduli = [a for a in args if isinstance(a, int) and a > 2]
+        if op.startswith(("field_", "lagrange_")) and not set(moduli) & set(PRIMES):
+            continue
+        yield args
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if "cuda" in OPS[op].kernels])
+def test_cases_of_the_contract(emulated: Any, op: str) -> None:
+    for args in served(op):
+        agree(emulated, op, *args)
+
+
+@pytest.mark.parametrize("start", [0, 1, 15, 16, 2**35 + 13, 2**36 - 8203])
+@pytest.mark.parametrize("count", [1, 17, 4079, 4080, 4081, 4096, 4097, 8203])
+def test_words_at_the_ends_of_blocks(emulated: Any, count: int, start: int) -> None:
+    agree(emulated, "random_words", WORDS, count, 2**32 - 1, start)
+
+
+@pytest.mark.parametrize("p", [3, 5, 7, 17, 65537, 2**30 + 3, 2**31 - 2**19 + 1, *PRIMES])
+@pytest.mark.parametrize("start", [0, 11, 2**36 - 4099])
+def test_residues_are_rejected_alike(emulated: Any, p: int, start: int) -> None:
+    agree(emulated, "random_residues", WORDS, 4099, p, 7, start)
+
+
+def test_a_residue_without_candidate_is_told_of(emulated: Any) -> None:
+    # Modulus 257 rejects 255 of 512 candidates: 16 in a row for about 3 of these residues.
+    args = (WORDS, 200_000, 257, 0, 0)
+    for run in (reference, emulated):
+        with pytest.raises(PyfedError, match="16 candidates"):
+            run("random_residues", *args)
+
+
+@EVERY_PRIME
+@pytest.mark.parametrize("m, n", [(1, 1), (4, 9), (5, 8), (16, 257), (17, 65), (65, 63), (130, 10)])
+@pytest.mark.parametrize("k", [1, 3, 4, 5, 8, 9, 16, 17, 63, 66, 130])
+def test_products_of_any_shape(emulated: Any, p: int, m: int, n: int, k: int) -> None:
+    agree(emulated, "field_matmul", residues(p, m, k), residues(p, k, n), p)
+
+
+@EVERY_PRIME
+@pytest.mark.parametrize(
+    "m, k, n",
+    [
+        *((1, 512, 1), (5, 2047, 8), (9, 2049, 3), (3, 20_011, 2), (1, 70_001, 1)),  # dot
+        *((3, 2049, 20), (16, 4097, 9), (20, 5000, 20), (65, 4100, 9)),  # tiles, split
+    ],
+)
+def test_long_products_are_split(emulated: Any, p: int, m: int, k: int, n: int) -> None:
+    agree(emulated, "field_matmul", residues(p, m, k), residues(p, k, n), p)
+    a, b = largest(p, m, k), largest(p, k, n)
+    for got in (
+        emulated("field_matmul", a, b, p),
+        emulated("field_matmul", a, b, p, backwards=True),
+    ):
+        assert torch.equal(got, torch.full((m, n), k % p, dtype=torch.int32))  # k · (-1)²
+
+
+@EVERY_PRIME
+@pytest.mark.parametrize("value", ["largest", "half", "half_up"])
+@pytest.mark.parametrize("k", [8, 9, 64, 513])
+def test_products_at_the_bound(emulated: Any, p: int, value: str, k: int) -> None:
+    # (p - 1) / 2 and its negative are the centred operands of largest magnitude.
+    v = {"largest": p - 1, "half": (p - 1) // 2, "half_up": (p + 1) // 2}[value]
+    for w in (v, (p - 1) // 2):
+        for m, n in ((2, 2), (2, 9), (17, 9)):
+            a = torch.full((m, k), v, dtype=torch.int32)
+            b = torch.full((k, n), w, dtype=torch.int32)
+            got = emulated("field_matmul", a, b, p)
+            assert torch.equal(got, torch.full((m, n), k * v * w % p, dtype=torch.int32))
+
+
+@EVERY_PRIME
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("clients", [1, 2, 3, 5, 40])
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 130, 1024, 4097])
+def test_sums_of_any_shape(emulated: Any, p: int, weighted: bool, clients: int, count: int) -> None:
+    x = residues(p, clients, count)
+    agree(emulated, "field_sum", x, residues(p, clients) if weighted else None, p)
+
+
+@EVERY_PRIME
+@pytest.mark.parametrize(
+    "clients, count", [(5000, 1), (4097, 7), (2500, 132), (3, 262_149), (2, 262_148)]
+)
+def test_sums_are_spread_over_threads(emulated: Any, p: int, clients: int, count: int) -> None:
+    x = largest(p, clients, count)
+    agree(emulated, "field_sum", x, None, p)
+    for got in (emulated("field_sum", x, x[:, 0].clone(), p),):
+        assert torch.equal(got, torch.full((count,), clients % p, dtype=torch.int32))
+
+
+@EVERY_PRIME
+@pytest.mark.parametrize("count", [1, 5, 4095, 4096, 4097, 8195])
+@pytest.mark.parametrize("start", [None, 0, 13, 2**36 - 8195])
+def test_rounding_with_tails(emulated: Any, p: int, count: int, start: int | None) -> None:
+    values = torch.randn(count) * 3
+    values[::5] = torch.tensor([0.5, -0.5, 1.5, -2.5, -0.0]).repeat(count)[: len(values[::5])]
+    key = None if start is None else WORDS
+    for scale, clip in ((1.0, 2.0), (2.0**20, 1023.0), (2.0**-100, 1.0)):
+        args = (scale, clip, p, key, 3, start or 0)
+        agree(emulated, "quantize", values, *args)
+        agree(emulated, "quantize", shifted(values), *args)
+
+
+@pytest.mark.parametrize("p", [3, 257, *PRIMES])
+@pytest.mark.parametrize("count", [1, 5, 4095, 4096, 4097, 8195])
+def test_lifting_back_with_tails(emulated: Any, p: int, count: int) -> None:
+    values = residues(p, count)
+    for scale in (1.0, 2.0**100, 2.0**-100):
+        agree(emulated, "dequantize", values, scale, p)
+        agree(emulated, "dequantize", shifted(values), scale, p)
+
+
+def test_misaligned_operands(emulated: Any) -> None:
+    p = PRIMES[0]
+    x, w = shifted(residues(p, 5, 8)), shifted(residues(p, 5))
+    agree(emulated, "field_sum", x, w, p)
+    agree(emulated, "field_matmul", x, shifted(residues(p, 8, 12)), p)
+    matrix = shifted(residues(p, 6, 5))
+    agree(emulated, "lagrange_encode", shifted(residues(p, 37)), matrix, WORDS, p, 3, 0, 5)
+    agree(emulated, "lagrange_decode", x, matrix, p, 47)
+
+
+ENCODINGS = [  # shares, blocks, privacy, length, start_column: every tile shape and panel depth
+    *((1, 1, 0, 1, 0), (2, 1, 1, 300, 0), (16, 8, 4, 2100, 15), (16, 17, 0, 999, 3)),
+    *((5, 2, 33, 600, 2**36 - 300), (16, 16, 16, 257 * 16, 1), (3, 40, 1, 39, 14)),
+    *((17, 5, 3, 333, 5), (64, 40, 24, 40 * 65, 0), (50, 70, 3, 70 * 64 - 1, 9)),
+    *((33, 3, 66, 3 * 49, 15), (40, 64, 64, 641, 31), (65, 9, 7, 300, 2**35 + 7)),
+    *((100, 40, 30, 40 * 33, 1), (128, 130, 5, 1000, 12), (90, 2, 129, 65, 3)),
+    *((129, 6, 5, 97, 8), (256, 3, 260, 51, 0), (256, 257, 1, 257 * 17, 15)),
+    *((257, 4, 2, 100, 2), (520, 2, 3, 33, 6), (300, 300, 0, 301, 0)),
+]
+
+
+@EVERY_PRIME
+@pytest.mark.parametrize("shares, blocks, privacy, length, start", ENCODINGS)
+def test_encodings_of_any_shape(
+    emulated: Any, p: int, shares: int, blocks: int, privacy: int, length: int, start: int
+) -> None:
+    data, matrix = residues(p, length), residues(p, shares, blocks + privacy)
+    agree(emulated, "lagrange_encode", data, matrix, WORDS, p, blocks, 9, start)
+
+
+@EVERY_PRIME
+def test_encodings_at_the_bound(emulated: Any, p: int) -> None:
+    for shares, blocks in ((3, 8), (20, 65), (100, 129), (130, 257)):
+        data, matrix = largest(p, blocks * 18), largest(p, shares, blocks)
+        got = emulated("lagrange_encode", data, matrix, WORDS, p, blocks, 0, 0)
+        assert torch.equal(got, torch.full((shares, 18), blocks % p, dtype=torch.int32))
+
+
+def test_padding_is_rejected_alike(emulated: Any) -> None:
+    # SOLINAS31 rejects 6.1e-5 of the candidates: about 8 of these 2^17.
+    p, columns = PRIMES[0], 2**15
+    data = torch.zeros(columns, dtype=torch.int32)
+    matrix = torch.eye(5, dtype=torch.int32)
+    agree(emulated, "lagrange_encode", data, matrix, WORDS, p, 1, 0, 3)
+
+
+def test_pieces_of_a_vector_encode_alike(emulated: Any) -> None:
+    p = PRIMES[0]
+    data, matrix = residues(p, 3 * 700), residues(p, 20, 5)
+    whole = emulated("lagrange_encode", data, matrix, WORDS, p, 3, 1, 100)
+    for cut in (1, 16, 333):
+        parts = [
+            emulated("lagrange_encode", piece, matrix, WORDS, p, 3, 1, 100 + first)
+            for piece, first in ((data[: 3 * cut], 0), (data[3 * cut :], cut))
+        ]
+        assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+@EVERY_PRIME
+@pytest.mark.parametrize(
+    "blocks, threshold, columns",
+    [
+        *((1, 1, 1), (1, 5, 300), (8, 12, 257), (16, 17, 256), (15, 33, 70)),
+        *((17, 20, 63), (40, 70, 65), (64, 64, 64), (65, 80, 65), (130, 140, 40)),
+    ],
+)
+@pytest.mark.parametrize("dropped", [0, 1])
+def test_decodings_of_any_shape(
+    emulated: Any, p: int, blocks: int, threshold: int, columns: int, dropped: int
+) -> None:
+    rows, matrix = residues(p, threshold, columns), residues(p, blocks, threshold)
+    agree(emulated, "lagrange_decode", rows, matrix, p, blocks * columns - dropped)
+
+
+def test_nothing_is_launched_for_nothing(emulated: Any) -> None:
+    p, none = PRIMES[0], torch.empty(0, dtype=torch.int32)
+    for op, args in {
+        "random_words": (WORDS, 0, 0, 0),
+        "random_residues": (WORDS, 0, p, 0, 0),
+        "field_matmul": (none.view(0, 3), residues(p, 3, 4), p),
+        "field_sum": (none.view(3, 0), None, p),
+        "quantize": (torch.empty(0), 1.0, 1.0, p, WORDS, 0, 0),
+        "dequantize": (none, 1.0, p),
+        "lagrange_encode": (none, residues(p, 4, 3), WORDS, p, 2, 0, 0),
+        "lagrange_decode": (none.view(3, 0), residues(p, 2, 3), p, 0),
+    }.items():
+        agree(emulated, op, *args)
+    assert emulated.control.launches == 0
+    agree(emulated, "field_matmul", none.view(2, 0), none.view(0, 3), p)  # sums of nothing are 0
+    agree(emulated, "field_sum", none.view(0, 5), None, p)
+    assert emulated.control.launches == 0
+
+
+def broken(values: torch.Tensor, place: int, value: float) -> torch.Tensor:
+    copy = values.clone()
+    copy.view(-1)[place] = value
+    return copy
+
+
+@EVERY_PRIME
+@pytest.mark.parametrize("bad", ["p", "negative"])
+def test_a_residue_outside_the_field_is_told_of(emulated: Any, p: int, bad: str) -> None:
+    value = p if bad == "p" else -1
+    a, b, long = residues(p, 20, 70), residues(p, 70, 66), residues(p, 3, 600)
+    for op, args, places in (
+        ("field_matmul", (a, b, p), {0: (0, 1399), 1: (0, 4619)}),
+        ("field_matmul", (long, residues(p, 600, 5), p), {0: (0, 1799), 1: (0, 2999)}),
+        ("field_sum", (a, a[:, 0].clone(), p), {0: (0, 1399), 1: (0, 19)}),
+        ("dequantize", (residues(p, 5000), 1.0, p), {0: (0, 4096, 4999)}),
+        ("lagrange_encode", (a.view(-1), b, WORDS, p, 40, 0, 3), {0: (0, 1399), 1: (0, 4619)}),
+        ("lagrange_decode", (b, a, p, 1000), {0: (0, 4619), 1: (0, 1399)}),
+    ):
+        for argument, where in places.items():
+            for place in where:
+                wrong = list(args)
+                wrong[argument] = broken(args[argument], place, value)
+                with pytest.raises(ArgumentError, match="residue lies outside"):
+                    emulated(op, *wrong)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("key", [None, WORDS], ids=("nearest", "random"))
+def test_a_value_that_is_not_finite_is_told_of(
+    emulated: Any, bad: float, key: torch.Tensor | None
+) -> None:
+    for place in (0, 4095, 5000):
+        values = broken(torch.zeros(5001), place, bad)
+        with pytest.raises(ArgumentError, match="NaN or infinite"):
+            emulated("quantize", values, 1.0, 1.0, PRIMES[0], key, 0, 0)
+
+
+class Sparse:
+    """Zeros whose pages take memory only where they are written."""
+
+    def __init__(self, count: int) -> None:
+        no_reserve = 0x4000  # MAP_NORESERVE on Linux, which Python 3.13 knows by name
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+        self.room = mmap.mmap(-1, 4 * count, flags)
+        self.words = torch.frombuffer(self.room, dtype=torch.int32)
+        self.at = self.words.data_ptr()
+
+
+def test_more_than_2_to_31_elements(emulated: Any) -> None:
+    # Only the last blocks of each grid run. `tail` elements lie inside them.
+    p, count, tail = PRIMES[0], 2**31 + 4321, 100
+    emulated.control.last_blocks = 3
+    key, out, x = WORDS.data_ptr(), Sparse(count), Sparse(2 * count)
+    last = residues(p, tail)
+    x.words[count - tail : count] = last
+    x.words[2 * count - tail :] = last
+    start = 2**36 - count
+    near = {"start": start + count - tail, "stream": 3}
+
+    def check(name: str, wanted: torch.Tensor, *args: Any) -> None:
+        out.words[-tail:] = -1
+        assert emulated.launch(name, *args) == 0
+        assert torch.equal(out.words[-tail:], wanted.view(torch.int32)), name
+        out.words[-tail:] = 0
+
+    words = reference("random_words", WORDS, tail, near["stream"], near["start"])
+    check("random_words", words, key, start, count, 3, out.at)
+    made = reference("random_residues", WORDS, tail, p, near["stream"], near["start"])
+    check("random_residues", made, key, start, count, 3, p, out.at)
+    sums = reference("field_sum", torch.stack([last, last]), None, p)
+    check("field_sum", sums, x.at, None, 2, count, p, out.at)
+    lifted = reference("dequantize", last, 2.0, p)
+    check("dequantize", lifted, x.at, count, 2.0, p, out.at)
+    floats = lifted.view(torch.int32)
+    x.words[count - tail : count] = floats
+    for address in (None, key):
+        given = None if address is None else WORDS
+        wanted = reference("quantize", lifted, 2.0, 2.0**20, p, given, 3, near["start"])
+        args = (x.at, count, 2.0, 2.0**20, p, address, 3, start, out.at)
+        check("quantize", wanted, *args)
+    x.words[count - tail : count] = last
+    ones = torch.ones(1, 1, dtype=torch.int32)
+    for m, n, a, b in ((count, 1, x.at, ones.data_ptr()), (1, count, ones.data_ptr(), x.at)):
+        check("field_matmul", last, a, b, m, 1, n, p, out.at, None)
+    check("lagrange_decode", last, x.at, count, ones.data_ptr(), 1, 1, count, p, out.at, None)
+    matrix = torch.tensor([[1, 1]], dtype=torch.int32)
+    code = (x.at, count, matrix.data_ptr(), 1, 1, 1, key, 3, start, p, out.at, None)
+    wanted = reference("lagrange_encode", last, matrix, WORDS, p, 1, 3, near["start"])
+    check("lagrange_encode", wanted[0], *code)
+
+
+def test_launchers_give_the_device_back(emulated: Any) -> None:
+    args = ("random_words", WORDS, 5, 0, 0)
+    emulated.device = 1
+    assert torch.equal(emulated(*args), reference(*args))
+    assert emulated.current_device == 0
+    emulated.control.fail = 1
+    with pytest.raises(RuntimeError, match="CUDA: an error"):
+        emulated(*args)
+    assert emulated.current_device == 0
+    emulated.device = 2
+    with pytest.raises(RuntimeError, match="invalid device ordinal"):
+        emulated(*args)
+
+
+def test_a_modulus_without_kernel_is_refused(emulated: Any) -> None:
+    one = torch.ones(1, 1, dtype=torch.int32)
+    for op, args in {
+        "field_matmul": (one, one, 5),
+        "field_sum": (one, None, 5),
+        "lagrange_encode": (one[0], one, WORDS, 5, 1, 0, 0),
+        "lagrange_decode": (one, one, 5, 1),
+    }.items():
+        with pytest.raises(RuntimeError, match="no kernel for modulus 5"):
+            emulated(op, *args)
+
+
+def test_the_emulator_notices_faults(emulated: Any) -> None:
+    message = emulated.launcher("bad_barrier", [ctypes.c_int])(0)
+    assert b"wait at a barrier" in message
+    assert emulated.launcher("dirty_memory", [ctypes.c_int])(0) is None
+    assert emulated.control.dirty_blocks == 1
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        "(any_shape or with_tails or misaligned or is_told_of) and solinas31 and not sanitizers",
+        pytest.param("not sanitizers", marks=pytest.mark.slow),
+    ],
+    ids=("some", "all"),
+)
+def test_sanitizers_find_nothing(chosen: str) -> None:
+    """These tests again, under AddressSanitizer and UndefinedBehaviorSanitizer.
+
+    They run in a process of their own, into which the sanitizer's library is loaded first; this
+    test is left out there.
+    """
+    assert not SANITIZED, "the sanitized run must not start another"
+    libraries = [
+        subprocess.run(
+            ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    environment = {
+        **os.environ,
+        "PYFED_EMULATE_SANITIZED": "1",
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0,verify_asan_link_order=0",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(
+        [*command, "-k", chosen], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -1,0 +1,193 @@
+"""What only a device can show: streams, graphs, no waiting, other devices, errors, leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import pyfed.ops
+from cases import CASES, KEY, Case, residues
+from pyfed import SOLINAS31, Key
+from pyfed.errors import ArgumentError
+from pyfed.op import OPS
+
+pytestmark = pytest.mark.gpu
+P = SOLINAS31.modulus
+EVERY_OP = pytest.mark.parametrize("op", [op for op in OPS if "cuda" in OPS[op].kernels])
+
+
+@pytest.fixture(autouse=True)
+def compiled_kernels() -> Iterator[None]:
+    with pyfed.use_backend("cuda"):
+        yield
+
+
+def largest_case(op: str) -> Case:
+    """The case with the most work that the compiled kernels serve."""
+    served = [
+        case for case in CASES[op] if OPS[op].objection("cuda", case.torch_args(op, "cuda")) is None
+    ]
+    return served[-1]
+
+
+def reference(op: str, args: tuple[Any, ...]) -> torch.Tensor:
+    host = [a.cpu() if isinstance(a, torch.Tensor) else a for a in args]
+    return OPS[op].kernels["reference"].run(*host)
+
+
+def same(got: torch.Tensor, wanted: torch.Tensor) -> bool:
+    return torch.equal(got.cpu().view(torch.int32), wanted.view(torch.int32))
+
+
+def tensors(args: tuple[Any, ...]) -> list[torch.Tensor]:
+    return [a for a in args if isinstance(a, torch.Tensor)]
+
+
+def own(args: tuple[Any, ...], device: str = "cuda") -> tuple[Any, ...]:
+    """The arguments with tensors of their own, the key's among them."""
+    return tuple(
+        a.to(device, copy=True).contiguous() if isinstance(a, torch.Tensor) else a for a in args
+    )
+
+
+def other_values(args: tuple[Any, ...]) -> list[torch.Tensor]:
+    """Other valid values for the tensors: reversed along the first dimension."""
+    return [t.flip(0).contiguous() if t.dim() else t.clone() for t in tensors(args)]
+
+
+@EVERY_OP
+def test_the_current_device_stays(op: str) -> None:
+    args = largest_case(op).torch_args(op, "cuda")
+    wanted = reference(op, args)
+    devices = range(torch.cuda.device_count())
+    for current in devices:
+        for used in devices:
+            with torch.cuda.device(current):
+                got = OPS[op].torch_op(*own(args, f"cuda:{used}"))
+                assert torch.cuda.current_device() == current
+            assert got.device.index == used
+            assert same(got, wanted)
+
+
+@EVERY_OP
+def test_kernels_run_on_the_current_stream(op: str) -> None:
+    args = own(largest_case(op).torch_args(op, "cuda"))
+    later = other_values(args)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)  # about 10 ms: work on another stream would come first
+        for tensor, value in zip(tensors(args), later, strict=True):
+            tensor.copy_(value)
+        got = OPS[op].torch_op(*args)
+    stream.synchronize()
+    assert same(got, reference(op, args))
+
+
+@EVERY_OP
+def test_graphs_capture_and_replay(op: str) -> None:
+    args = own(largest_case(op).torch_args(op, "cuda"))
+    later = other_values(args)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        OPS[op].torch_op(*args)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = OPS[op].torch_op(*args)
+    for values in ([t.clone() for t in tensors(args)], later):
+        for tensor, value in zip(tensors(args), values, strict=True):
+            tensor.copy_(value)
+        for _ in range(2):  # a split product adds into its output, which each replay clears
+            graph.replay()
+        assert same(got, reference(op, args))
+
+
+def test_a_split_product_replays() -> None:
+    a, b = residues(P, 3, 20_000).cuda(), residues(P, 20_000, 20).cuda()
+    run = OPS["field_matmul"].torch_op
+    wanted = run(a, b, P).cpu()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = run(a, b, P)
+    for _ in range(3):
+        graph.replay()
+        assert same(got, wanted)
+
+
+@EVERY_OP
+def test_nothing_waits_for_the_device(op: str) -> None:
+    args = largest_case(op).torch_args(op, "cuda")
+    OPS[op].torch_op(*args)  # the first call makes the error word
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        OPS[op].torch_op(*args)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def test_errors_stick_until_they_are_read() -> None:
+    bad = torch.full((3, 3), -1, dtype=torch.int32, device="cuda")
+    good = torch.ones(3, 3, dtype=torch.int32, device="cuda")
+    pyfed.ops.field_matmul(bad, good, SOLINAS31)
+    pyfed.ops.field_matmul(good, good, SOLINAS31)
+    with pytest.raises(ArgumentError, match="residue lies outside"):
+        pyfed.check()
+    pyfed.check()
+    pyfed.ops.quantize(torch.full((5,), float("nan"), device="cuda"), 1.0, 1.0, SOLINAS31)
+    with pytest.raises(ArgumentError, match="NaN or infinite"):
+        pyfed.check()
+
+
+# Sizes above 20 MB: the allocator then gives each tensor a segment of its own, or a part of the one
+# free block that `free_block` leaves.
+ROOM = 1 << 26
+COLUMNS = 1 << 23
+
+
+def free_block() -> None:
+    """Leave one free block of zeros in the allocator, which the next tensors are cut from."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.zeros(ROOM, dtype=torch.int32, device="cuda")
+
+
+def seen_in_free_block(pattern: torch.Tensor) -> bool:
+    """Whether the first 8 words of a pattern lie anywhere in the block, freed again."""
+    room = torch.empty(ROOM, dtype=torch.int32, device="cuda")
+    hit = torch.ones(ROOM - 7, dtype=torch.bool, device="cuda")
+    for i, word in enumerate(pattern[:8].tolist()):
+        hit &= room[i : ROOM - 7 + i] == word
+    return bool(hit.any())
+
+
+def test_random_rows_never_reach_device_memory() -> None:
+    data = torch.ones(COLUMNS, dtype=torch.int32, device="cuda")
+    key = Key(bytes(reversed(range(32))))
+    # A share that is the random row itself tells its values; the shares below do not hold them.
+    row = torch.tensor([[0, 1]], dtype=torch.int32, device="cuda")
+    padding = pyfed.ops.lagrange_encode(data, row, key, SOLINAS31, blocks=1)[0].cpu()
+    pattern = padding[COLUMNS // 2 :]
+    matrix = torch.tensor([[1, 2], [3, 4]], dtype=torch.int32, device="cuda")
+    free_block()
+    shares = pyfed.ops.lagrange_encode(data, matrix, key, SOLINAS31, blocks=1)
+    del shares
+    assert not seen_in_free_block(pattern)
+    free_block()
+    left = padding.cuda()  # the same search finds what is left behind
+    del left
+    assert seen_in_free_block(pattern)
+
+
+def test_a_wiped_key_is_gone_from_the_device() -> None:
+    key = Key(KEY.reveal())
+    words = key.words("cuda")
+    assert bool(words.any())
+    key.wipe()
+    assert not bool(words.any())

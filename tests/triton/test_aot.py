@@ -1,0 +1,68 @@
+"""Every Triton kernel compiles for sm_80 and sm_90, into matrix instructions, without spilling."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("compile_all.py")
+ON_MATRIX_UNITS = {"product_kernel", "lagrange_encode_kernel"}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> list[dict[str, Any]]:
+    """What compile_all.py says; in processes of its own, since this one may be interpreting."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(SCRIPT), arch],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for arch in ("80", "90")
+    ]
+    lines = []
+    for process in running:
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        lines += [json.loads(line) for line in output.splitlines()]
+    return lines
+
+
+def test_every_kernel_is_compiled_for_both_architectures(compiled: list[dict[str, Any]]) -> None:
+    kernels = subprocess.run(
+        [sys.executable, "-W", "ignore", str(SCRIPT)],
+        env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    assert len(kernels) >= 8
+    for arch in (80, 90):
+        assert {row["kernel"] for row in compiled if row["arch"] == arch} == set(kernels)
+
+
+def test_no_kernel_uses_local_memory(compiled: list[dict[str, Any]]) -> None:
+    for row in compiled:
+        assert (row["stack"], row["local"], row["spills"]) == (0, 0, 0), row
+
+
+def test_products_run_on_matrix_units(compiled: list[dict[str, Any]]) -> None:
+    for row in compiled:
+        wanted = row["kernel"] in ON_MATRIX_UNITS
+        assert bool(row["matrix"][{80: "IMMA", 90: "IGMMA"}[row["arch"]]]) == wanted, row
+
+
+def test_shared_memory_lets_two_programs_share_a_multiprocessor(
+    compiled: list[dict[str, Any]],
+) -> None:
+    for row in compiled:
+        assert row["shared"] <= 80 * 1024, row
