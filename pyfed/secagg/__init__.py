@@ -1,0 +1,46 @@
+"""Secure aggregation: the server learns the sum of the clients' updates, and no single update.
+
+A party is a state machine: ``client.start(update, weight)`` gives the first messages,
+``handle(message, source)`` takes one and gives the answers, and ``server.close_phase()`` ends a
+phase. Messages are frozen dataclasses with ``to_bytes`` and ``from_bytes``; the engine carries
+them and vouches for ``source``. What is refused raises ProtocolError and changes nothing.
+
+Names are resolved on first use, so that ``pyfed.secagg.messages`` and ``pyfed.secagg.channel``
+import without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "FileJournal": "pyfed.secagg.journal",
+    "Journal": "pyfed.secagg.journal",
+    "LightSecAgg": "pyfed.secagg.lightsecagg",
+    "Message": "pyfed.secagg.messages",
+    "RoundResult": "pyfed.secagg.result",
+    # The in-process engine stands above this package; only its name is offered here.
+    "simulate": "pyfed.engines.simulation",
+}
+
+__all__ = ["FileJournal", "Journal", "LightSecAgg", "Message", "RoundResult", "simulate"]
+
+if TYPE_CHECKING:
+    from pyfed.engines.simulation import simulate
+    from pyfed.secagg.journal import FileJournal, Journal
+    from pyfed.secagg.lightsecagg import LightSecAgg
+    from pyfed.secagg.messages import Message
+    from pyfed.secagg.result import RoundResult
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pyfed.secagg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

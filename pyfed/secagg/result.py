@@ -1,0 +1,57 @@
+"""What a round of secure aggregation gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from pyfed.errors import ArgumentError
+from pyfed.fixed import FixedPoint
+
+
+@dataclass(frozen=True, eq=False)
+class RoundResult:
+    """The weighted sum over the clients that are in it.
+
+    Args:
+        residues: Σ w·x in fixed-point steps, modulo the prime, int32 (length,).
+        included: numbers of the clients in the sum.
+        total_weight: Σ w over them.
+        fixed: what a step is.
+        traffic: (role, phase) → bytes sent by the server or by all clients together; filled in by
+            an engine that counts them.
+        seconds: phase → wall time; filled in by an engine that measures it.
+    """
+
+    residues: torch.Tensor
+    included: frozenset[int]
+    total_weight: int
+    fixed: FixedPoint
+    traffic: dict[tuple[str, str], int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def integers(self) -> torch.Tensor:
+        """Σ w·x in steps, exact, as int64 (length,)."""
+        return self.fixed.integers(self.residues)
+
+    @cached_property
+    def sum(self) -> torch.Tensor:
+        """Σ w·x as float32 (length,): the integers, rounded once to float32, over the scale."""
+        return self.fixed.decode(self.residues)
+
+    @cached_property
+    def mean(self) -> torch.Tensor:
+        """The weighted mean Σ w·x / Σ w as float32 (length,).
+
+        Raises:
+            ArgumentError: every client in the sum has weight 0.
+        """
+        if self.total_weight == 0:
+            raise ArgumentError(
+                f"mean: all {len(self.included)} clients in the sum have weight 0, so there is no "
+                "mean; give at least one of them a positive weight"
+            )
+        return self.sum / self.total_weight

@@ -1,0 +1,125 @@
+"""What all parties of a session must agree on, and the hash that binds every message to it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgpack
+
+from pyfed.fields import Field
+
+VERSION = 1
+PHASES = ("keys", "share", "upload", "recover")
+SERVER = -1
+"""The number of the server as sender, recipient or source."""
+
+WORD = 4
+"""Bytes of a packed residue."""
+
+SEGMENT = 2**28
+"""The most plaintext bytes under one nonce."""
+
+SEALING = 12 + 16
+"""Bytes that a box adds to a segment: the nonce in front and the tag behind."""
+
+
+class Member(NamedTuple):
+    """A client of the roster: its number and its public keys (32 bytes; signing: empty or 32)."""
+
+    client: int
+    channel_key: bytes
+    signing_key: bytes
+
+
+def canonical(value: object) -> bytes:
+    """The one msgpack encoding of a value: shortest integers, float64, bytes apart from str."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True, use_single_float=False)
+    return packed
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The public numbers of a session; they also fix the size of every message.
+
+    Args:
+        protocol: name of the protocol.
+        mode: ``"curious"``.
+        field: the prime field.
+        clients: N.
+        privacy: T, how many clients may pool what they see with the server.
+        dropouts: D, how many clients may be lost.
+        errors: E, how many wrong rows are repaired.
+        detect: F, how many more are noticed.
+        blocks: K, data residues in a column of the code.
+        length: coordinates of an update.
+        clip: largest magnitude of a coordinate.
+        bits: bits of a fixed-point value.
+        scale: steps per unit.
+        max_weight: the largest weight of a client.
+    """
+
+    protocol: str
+    mode: str
+    field: Field
+    clients: int
+    privacy: int
+    dropouts: int
+    errors: int
+    detect: int
+    blocks: int
+    length: int
+    clip: float
+    bits: int
+    scale: float
+    max_weight: int
+
+    @property
+    def enough(self) -> int:
+        """N - D: the clients that every phase needs."""
+        return self.clients - self.dropouts
+
+    @property
+    def width(self) -> int:
+        """Residues of an upload: the update, and the weight as the last one."""
+        return self.length + 1
+
+    @property
+    def columns(self) -> int:
+        """Residues of a share: ⌈width / K⌉."""
+        return -(-self.width // self.blocks)
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """Bytes of each sealed segment of a box that holds one share."""
+        size = WORD * self.columns
+        return tuple(min(SEGMENT, size - at) + SEALING for at in range(0, max(size, 1), SEGMENT))
+
+    def values(self) -> tuple[object, ...]:
+        """Everything, in the order in which it is hashed."""
+        return (
+            *(self.protocol, VERSION, self.mode),
+            (self.field.name, self.field.modulus, self.field.points),
+            *(self.clients, self.privacy, self.dropouts, self.errors, self.detect, self.blocks),
+            *(self.length, self.clip, self.bits, self.scale, self.max_weight),
+        )
+
+    def packed(self) -> bytes:
+        """The canonical bytes of :meth:`values`."""
+        return canonical(self.values())
+
+    def digest(self) -> bytes:
+        """Stands for the session in Hello, when there is no roster yet."""
+        return hashlib.sha256(b"pyfed/v1/parameters" + self.packed()).digest()
+
+    def session(self, roster: tuple[Member, ...], nonce: bytes) -> bytes:
+        """SHA-256("pyfed/v1/session" ‖ canonical msgpack of parameters, roster and nonce)."""
+        everything = canonical((*self.values(), roster, nonce))
+        return hashlib.sha256(b"pyfed/v1/session" + everything).digest()
+
+
+def survivors_digest(survivors: tuple[int, ...]) -> bytes:
+    """SHA-256 of the sorted client numbers as little-endian 32-bit words."""
+    packed = b"".join(number.to_bytes(4, "little") for number in survivors)
+    return hashlib.sha256(packed).digest()

@@ -1,0 +1,204 @@
+"""What every message carries, its bytes, and the checks that bytes must pass.
+
+Bytes are a canonical msgpack array [version, protocol, type, session, round, sender, recipient,
+signature, …body] followed by its SHA-256. That digest finds damage in transit, not forgery:
+forgery is held off by the authenticated connection, the boxes and the session hash. Residues are
+packed as little-endian 32-bit words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import msgpack
+import numpy as np
+
+from pyfed.errors import DtypeError, ProtocolError
+from pyfed.secagg.session import SERVER, VERSION, WORD, Parameters, canonical
+
+DIGEST = 32
+HEADER = 512
+"""Bytes: more than the header, the digest and the small fields of any message take."""
+
+Box = tuple[bytes, ...]
+"""Sealed segments, each nonce ‖ ciphertext ‖ tag."""
+
+KINDS: dict[str, type[Message]] = {}
+"""Message types by name; every subclass of Message is here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """What every message carries.
+
+    Args:
+        session: 32 bytes, the session hash (in Hello: the digest of the parameters).
+        round: number of the round.
+        sender: number of the client that sends it, or -1 for the server.
+        recipient: number of the client it is for, or -1 for the server.
+        signature: reserved for signed modes; empty.
+        protocol: name of the protocol.
+        version: version of the rules.
+    """
+
+    kind: ClassVar[str]
+    """The name of the class, as the bytes carry it."""
+    from_server: ClassVar[bool]
+
+    session: bytes
+    round: int
+    sender: int
+    recipient: int
+    signature: bytes = b""
+    protocol: str = "LightSecAgg"
+    version: int = VERSION
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = cls.__name__
+        KINDS[cls.kind] = cls
+
+    def _body(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in _body_names(type(self)))
+
+    def _packed(self) -> bytes:
+        head = (self.version, self.protocol, self.kind, self.session, self.round)
+        return canonical((*head, self.sender, self.recipient, self.signature, *self._body()))
+
+    def to_bytes(self) -> bytes:
+        """The bytes of this message."""
+        packed = self._packed()
+        return packed + hashlib.sha256(packed).digest()
+
+    @staticmethod
+    def from_bytes(data: bytes, parameters: Parameters) -> Message:
+        """The message that bytes stand for.
+
+        Args:
+            data: what a peer sent; nothing about it is trusted.
+            parameters: of the session; they bound every size before anything is allocated.
+
+        Raises:
+            ProtocolError: the bytes are not exactly one well-formed message.
+        """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise ProtocolError(f"a message is {type(data).__name__}; it must be bytes")
+        if not isinstance(parameters, Parameters):
+            kind = type(parameters).__name__
+            raise DtypeError(f"from_bytes: parameters is {kind}; pass protocol.parameters")
+        view = memoryview(data)
+        most = max(kind.largest(parameters) for kind in KINDS.values())
+        if not DIGEST < len(view) <= most:
+            raise ProtocolError(f"a message has {len(view)} bytes; it must have {DIGEST} to {most}")
+        packed = view[:-DIGEST]
+        if hashlib.sha256(packed).digest() != view[-DIGEST:]:
+            raise ProtocolError("a message was damaged: its digest does not match its content")
+        message = _unpacked(packed, parameters)
+        message.check(parameters)
+        # One message has one encoding, so that equal bytes and equal messages are the same thing.
+        if message._packed() != packed:
+            raise ProtocolError("a message is not in canonical form", sender=message.sender)
+        return message
+
+    @classmethod
+    def largest(cls, parameters: Parameters) -> int:
+        """The most bytes such a message can have."""
+        return HEADER
+
+    def check(self, parameters: Parameters) -> None:
+        """Raise ProtocolError unless every field has the right type, size and range."""
+        p, server = parameters, self.from_server
+        self._expect(type(self.version) is int and self.version == VERSION, "version", VERSION)
+        self._expect(self.protocol == p.protocol, "protocol", p.protocol)
+        self._expect_bytes("session", self.session, 32)
+        self._expect_int("round", self.round, 0, 2**64)
+        self._expect_int("sender", self.sender, *((SERVER, 0) if server else (0, p.clients)))
+        self._expect_int("recipient", self.recipient, *((0, p.clients) if server else (SERVER, 0)))
+        self._expect_bytes("signature", self.signature, 0)
+        self._check_body(parameters)
+
+    def _check_body(self, parameters: Parameters) -> None:
+        raise NotImplementedError
+
+    def _expect(self, good: bool, name: str, wanted: object) -> None:
+        if not good:
+            sender = self.sender if type(self.sender) is int else None
+            raise ProtocolError(f"{self.kind}: {name} must be {wanted}", sender=sender)
+
+    def _expect_int(self, name: str, value: object, low: int, high: int) -> None:
+        good = type(value) is int and low <= value < high
+        self._expect(good, name, f"an integer in [{low}, {high})")
+
+    def _expect_bytes(self, name: str, value: object, size: int) -> None:
+        self._expect(type(value) is bytes and len(value) == size, name, f"{size} bytes")
+
+    def _expect_residues(self, name: str, value: bytes, count: int, modulus: int) -> None:
+        self._expect_bytes(name, value, WORD * count)
+        self._expect(all_below(value, modulus), name, f"residues below {modulus}")
+
+    def _expect_clients(self, name: str, value: object, parameters: Parameters) -> None:
+        self._expect(isinstance(value, tuple), name, "an array")
+        assert isinstance(value, tuple)
+        for number in value:
+            self._expect_int(f"each of {name}", number, 0, parameters.clients)
+        rising = all(a < b for a, b in itertools.pairwise(value))
+        self._expect(rising, name, "sorted, and name nobody twice")
+
+    def _expect_boxes(self, value: object, own: int, parameters: Parameters) -> None:
+        self._expect(isinstance(value, tuple), "boxes", "an array")
+        assert isinstance(value, tuple)
+        for entry in value:
+            self._expect(isinstance(entry, tuple) and len(entry) == 2, "each box", "a pair")
+            self._expect(isinstance(entry[1], tuple), "each box", "an array of segments")
+            sizes = tuple(len(s) if type(s) is bytes else -1 for s in entry[1])
+            self._expect(sizes == parameters.segments, "segments", f"{parameters.segments} bytes")
+        numbers = tuple(entry[0] for entry in value)
+        self._expect_clients("boxes", numbers, parameters)
+        self._expect(own not in numbers, "boxes", "for or from other clients only")
+
+
+def all_below(words: bytes | memoryview, bound: int) -> bool:
+    """Whether packed little-endian 32-bit words, read as unsigned, are all below ``bound``."""
+    return len(words) == 0 or int(np.frombuffer(words, dtype="<u4").max()) < bound
+
+
+def _body_names(kind: type[Message]) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(kind) if f.name not in Message.__dataclass_fields__)
+
+
+def _unpacked(packed: memoryview, parameters: Parameters) -> Message:
+    """A message whose fields are there but not yet checked."""
+    try:
+        values = msgpack.unpackb(
+            packed,
+            use_list=False,
+            max_array_len=max(parameters.clients, len(parameters.segments), 16),
+            max_map_len=0,
+            max_ext_len=0,
+            max_str_len=64,
+        )
+    except (ValueError, msgpack.UnpackException) as error:  # trailing bytes are a ValueError too
+        raise ProtocolError(f"a message is not well-formed msgpack: {error}") from None
+    if not isinstance(values, tuple) or len(values) < 8 or type(values[2]) is not str:
+        raise ProtocolError("a message is not an array with a header of 8 fields")
+    kind = KINDS.get(values[2])
+    if kind is None:
+        raise ProtocolError(f"a message has type {values[2]!r}; it must be one of {sorted(KINDS)}")
+    if len(packed) + DIGEST > kind.largest(parameters):
+        raise ProtocolError(f"{kind.kind}: {len(packed)} bytes are more than such a message has")
+    names = _body_names(kind)
+    if len(values) != 8 + len(names):
+        raise ProtocolError(f"{kind.kind}: {len(values)} fields; there must be {8 + len(names)}")
+    version, protocol, _, session, round_, sender, recipient, signature = values[:8]
+    return kind(
+        session=session,
+        round=round_,
+        sender=sender,
+        recipient=recipient,
+        signature=signature,
+        protocol=protocol,
+        version=version,
+        **dict(zip(names, values[8:], strict=True)),
+    )

@@ -1,0 +1,160 @@
+"""A client that crashed sends the same again, or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyfed import Key
+from pyfed.errors import ProtocolError
+from pyfed.secagg import FileJournal, Message
+from pyfed.secagg.messages import Survivors, Upload
+from pyfed.secagg.session import survivors_digest
+from secagg.rounds import Round, client_secret, protocol, replaced, state
+
+
+class Spy:
+    """Remembers entries, with what the client had sent when they were made; can fail."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, bytes]] = []
+        self.fail = False
+
+    def record(self, kind: str, digest: bytes) -> None:
+        if self.fail:
+            raise OSError("the disk is full")
+        self.entries.append((kind, digest))
+
+
+def test_entries_are_made_before_the_messages_are_released() -> None:
+    spy = Spy()
+    run = Round(protocol(), journals={2: spy})
+    run.play("share")
+    run.collect()
+    run.close()
+    assert spy.entries == []
+    spy.fail = True
+    before = state(run.clients[2]._pair)
+    with pytest.raises(OSError, match="disk is full"):
+        run.clients[2].handle(run.downwards[2], -1)
+    assert run.clients[2].phase == "share"
+    assert state(run.clients[2]._pair) == before
+    spy.fail = False
+    run.send("upload")
+    upload = run.upwards[2]
+    assert isinstance(upload, Upload)
+    assert spy.entries == [("upload", hashlib.sha256(upload.masked).digest())]
+    run.collect()
+    run.close()
+    spy.fail = True
+    with pytest.raises(OSError, match="disk is full"):
+        run.clients[2].handle(run.downwards[2], -1)
+    spy.fail = False
+    run.send("recover")
+    assert spy.entries[1:] == [("answer", survivors_digest((0, 1, 2, 3, 4)))]
+    run.finish()
+
+
+def resumed(
+    run: Round, seen: list[Message], path: Path, update: torch.Tensor
+) -> tuple[list[Message], Round]:
+    """What client 2 would send when it is made again from its round key and fed what it saw."""
+    again = Round(run.agreed)
+    client = run.agreed.client(2, 0, Key(client_secret(2)), FileJournal(path))
+    again.clients[2] = client
+    sent = client.start(update, run.weights[2])
+    for message in seen:
+        sent = client.handle(message, -1)
+    return sent, again
+
+
+def test_a_resumed_client_sends_the_same_bytes_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "client-2-round-0"
+    run = Round(protocol(), journals={2: FileJournal(path)})
+    seen = []
+    run.play("keys")
+    for phase in ("share", "upload", "recover"):
+        run.collect()
+        run.close()
+        seen.append(run.downwards[2])
+        run.send(phase)
+        if phase == "upload":
+            upload = run.upwards[2]
+    answer = run.upwards[2]
+
+    (again,), _ = resumed(run, seen[:2], path, run.updates[2])
+    assert again.to_bytes() == upload.to_bytes()
+    (again,), _ = resumed(run, seen, path, run.updates[2])
+    assert again.to_bytes() == answer.to_bytes()
+
+    retrained = run.updates[2] + 0.5
+    with pytest.raises(ProtocolError, match="another upload: this round is burnt"):
+        resumed(run, seen[:2], path, retrained)
+
+    survivors = seen[2]
+    assert isinstance(survivors, Survivors)
+    fewer = replaced(survivors, survivors=(0, 1, 2, 3))
+    with pytest.raises(ProtocolError, match="another answer: this round is burnt"):
+        resumed(run, [*seen[:2], fewer], path, run.updates[2])
+    run.finish()
+
+
+def test_a_conflict_with_the_journal_wipes_the_client(tmp_path: Path) -> None:
+    journal = FileJournal(tmp_path / "journal")
+    journal.record("upload", bytes(32))
+    run = Round(protocol(), journals={2: journal})
+    run.play("share")
+    run.collect()
+    run.close()
+    client = run.clients[2]
+    pair = client._pair
+    assert pair.any()
+    with pytest.raises(ProtocolError, match="burnt"):
+        client.handle(run.downwards[2], -1)
+    assert client.phase == "closed"
+    assert not pair.any()
+
+
+def test_the_file_keeps_entries_and_drops_a_line_that_was_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    FileJournal(path).record("upload", bytes(range(32)))
+    again = FileJournal(path)
+    again.record("upload", bytes(range(32)))
+    with pytest.raises(ProtocolError, match="burnt"):
+        again.record("upload", bytes(32))
+    whole = path.read_bytes()
+    assert whole == b"upload " + bytes(range(32)).hex().encode() + b"\n"
+    for cut in range(1, len(whole)):
+        path.write_bytes(whole + whole[:cut].replace(b"upload", b"answer"))
+        journal = FileJournal(path)
+        assert path.read_bytes() == whole
+        journal.record("answer", bytes(32))
+        assert path.read_bytes() == whole + b"answer " + b"00" * 32 + b"\n"
+    for damaged in (b"upload\n", b"upload 00\n", b"upload " + b"zz" * 32 + b"\n", b"\n\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(ProtocolError, match="damaged"):
+            FileJournal(path)
+
+
+def test_an_entry_is_on_disk_before_record_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    synchronised = []
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        synchronised.append(path.read_bytes())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    journal = FileJournal(path)
+    journal.record("upload", bytes(32))
+    line = b"upload " + b"00" * 32 + b"\n"
+    assert synchronised == [line, line]  # the file, then its directory
+    journal.record("answer", bytes(32))
+    assert len(synchronised) == 3
