@@ -1,0 +1,122 @@
+"""What one benchmark compares: a call into pyfed, what it must return, and its rivals."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import pyfed
+
+Size = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a user would call without pyfed, on the same inputs.
+
+    Args:
+        run: the call that is timed.
+        check: given what ``run`` returned and what pyfed must return, raises AssertionError unless
+            the baseline keeps its own promise.
+        lacks: what it leaves undone of pyfed's work; empty when it does the same work.
+    """
+
+    run: Callable[[], Any]
+    check: Callable[[Any, torch.Tensor], None]
+    lacks: str = ""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One op on one shape.
+
+    Args:
+        op: name of the op, or of the chain of ops.
+        shape: the sizes, for people.
+        run: the call into pyfed; it must give the same bits every time.
+        bytes: the least that must cross memory: inputs read once and outputs written once.
+        macs: multiply-adds in the field.
+        chacha: bytes of ChaCha20 keystream.
+        baselines: name → a function that prepares it, called only when it is measured.
+        expected: gives what ``run`` must return; None: ``run`` itself on the reference backend.
+        dtype: of the data.
+    """
+
+    op: str
+    shape: str
+    run: Callable[[], torch.Tensor]
+    bytes: int
+    macs: int = 0
+    chacha: int = 0
+    baselines: Mapping[str, Callable[[], Baseline]] = field(default_factory=dict)
+    expected: Callable[[], torch.Tensor] | None = None
+    dtype: str = "int32"
+
+    @property
+    def group(self) -> str:
+        """Backends and baselines of one group stand side by side."""
+        return f"{self.op} {self.shape}"
+
+    def reference(self) -> torch.Tensor:
+        """What ``run`` must return."""
+        if self.expected is not None:
+            return self.expected()
+        with pyfed.use_backend("reference"):
+            return self.run()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a benchmark: (sizes → names of baselines) on each device, and a small one."""
+
+    cpu: Mapping[Size, Iterable[str]]
+    cuda: Mapping[Size, Iterable[str]]
+    small: Size
+
+
+def sizes(
+    *, cpu: Mapping[Size, Iterable[str]], cuda: Mapping[Size, Iterable[str]], small: Size
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Parametrise a benchmark by device, size and contestant; see ``pytest_generate_tests``.
+
+    Args:
+        cpu: sizes that one core does in milliseconds, each with the baselines it is held against.
+        cuda: sizes well beyond a GPU's caches.
+        small: the size at which every contestant runs once when nothing is timed.
+    """
+
+    def add(bench: Callable[..., None]) -> Callable[..., None]:
+        bench.sizes = Sizes(cpu, cuda, small)  # type: ignore[attr-defined]
+        return bench
+
+    return add
+
+
+@functools.cache
+def backends(device: str) -> tuple[str, ...]:
+    """The backends that are timed on a device: kernels, never the reference or interpreted ones."""
+    try:
+        from pyfed import _C
+    except ImportError:
+        _C = None
+    if device == "cpu":
+        return ("cpu",) if _C else ()
+    compiled = ("cuda",) if _C and _C.build_info()["cuda"] else ()
+    return compiled + (("triton",) if importlib.util.find_spec("triton") else ())
+
+
+def random_residues(modulus: int, *shape: int, device: str = "cpu") -> torch.Tensor:
+    """Residues from a fixed seed, int32: the same for every contestant."""
+    generator = torch.Generator(device).manual_seed(20)
+    return torch.randint(0, modulus, shape, dtype=torch.int32, device=device, generator=generator)
+
+
+def random_floats(count: int, device: str = "cpu") -> torch.Tensor:
+    """Normal float32 values from a fixed seed, of about the size of model updates."""
+    generator = torch.Generator(device).manual_seed(20)
+    return torch.randn(count, device=device, generator=generator).mul_(0.25)
