@@ -141,7 +141,10 @@ class FixedPoint:
         residues = quantize(tensor, self.scale, self.clip, self.field, key, stream, start)
         if weight == 1:
             return residues
-        return field_sum(residues[None], self.field, weights=[weight])
+        try:
+            return field_sum(residues[None], self.field, weights=[weight])
+        finally:
+            residues.zero_()
 
     def decode(self, residue_sum: torch.Tensor, total_weight: int = 1) -> torch.Tensor:
         """The weighted mean that a sum of encoded values stands for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Protocol
@@ -37,31 +38,40 @@ class FileJournal:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._entries: dict[str, bytes] = {}
-        text = self._path.read_text("ascii") if self._path.exists() else ""
-        whole, _, cut = text.rpartition("\n")
-        for line in whole.splitlines():
+        data = self._path.read_bytes() if self._path.exists() else b""
+        cut = self._read(data)
+        if cut:
+            os.truncate(self._path, len(data) - cut)
+
+    def _read(self, data: bytes) -> int:
+        """Take in the whole lines of the file; gives the length of a line that was cut short."""
+        whole, _, cut = data.rpartition(b"\n")
+        for line in whole.decode("ascii", "replace").splitlines():
             kind, _, digest = line.partition(" ")
             if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
                 raise ProtocolError(f"the journal {self._path} is damaged: {line[:80]!r}")
-            self._entries[kind] = bytes.fromhex(digest)
-        if cut:
-            os.truncate(self._path, len(text) - len(cut))  # the text is ASCII
+            if self._entries.setdefault(kind, bytes.fromhex(digest)) != bytes.fromhex(digest):
+                raise ProtocolError(f"the journal {self._path} holds two of {kind}: it is burnt")
+        return len(cut)
 
     def record(self, kind: str, digest: bytes) -> None:
-        """Keep an entry on disk before returning.
+        """Keep an entry on disk before returning; one thread and one process at a time.
 
         Raises:
             ProtocolError: this kind was recorded with another digest.
         """
-        if kind in self._entries:
-            if self._entries[kind] != digest:
-                raise ProtocolError(
-                    f"the journal {self._path} already has another {kind}: this round is burnt"
-                )
-            return
         new = not self._path.exists()
-        with self._path.open("a") as file:
-            file.write(f"{kind} {digest.hex()}\n")
+        with self._path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+            file.seek(0)
+            self._read(file.read())  # another process may have recorded since
+            if kind in self._entries:
+                if self._entries[kind] != digest:
+                    raise ProtocolError(
+                        f"the journal {self._path} already has another {kind}: this round is burnt"
+                    )
+                return
+            file.write(f"{kind} {digest.hex()}\n".encode("ascii"))
             file.flush()
             os.fsync(file.fileno())
         if new:  # the name of a new file is safe once its directory is

@@ -158,3 +158,21 @@ def test_an_entry_is_on_disk_before_record_returns(
     assert synchronised == [line, line]  # the file, then its directory
     journal.record("answer", bytes(32))
     assert len(synchronised) == 3
+
+
+def test_two_journals_of_one_file_see_each_other(tmp_path: Path) -> None:
+    one, other = FileJournal(tmp_path / "j"), FileJournal(tmp_path / "j")
+    one.record("upload", b"a" * 32)
+    other.record("upload", b"a" * 32)
+    with pytest.raises(ProtocolError, match="another upload"):
+        other.record("upload", b"b" * 32)
+
+
+def test_a_file_with_two_entries_of_a_kind_or_no_text_is_refused(tmp_path: Path) -> None:
+    line = b"upload %s\n"
+    (tmp_path / "two").write_bytes(line % (b"00" * 32) + line % (b"11" * 32))
+    with pytest.raises(ProtocolError, match="holds two of upload"):
+        FileJournal(tmp_path / "two")
+    (tmp_path / "noise").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ProtocolError, match="is damaged"):
+        FileJournal(tmp_path / "noise")
