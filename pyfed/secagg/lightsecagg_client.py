@@ -25,7 +25,7 @@ from pyfed.secagg.messages import (
     Survivors,
     Upload,
 )
-from pyfed.secagg.party import Party, pack_words, unpack_words
+from pyfed.secagg.party import Party, one_at_a_time, pack_words, unpack_words
 from pyfed.secagg.result import RoundResult
 from pyfed.secagg.session import SERVER, Member, survivors_digest
 from pyfed.secagg.wire import Box, all_below
@@ -89,6 +89,7 @@ class LightSecAggClient(Party):
         self._survivors: tuple[int, ...] = ()
         self._answer: Answer | None = None
 
+    @one_at_a_time
     def start(self, update: torch.Tensor, weight: int = 1) -> list[Message]:
         """Encode an update and enter the round.
 
@@ -122,6 +123,7 @@ class LightSecAggClient(Party):
         assert self._channel is not None
         return [Hello(**self._envelope(SERVER), channel_key=self._channel.public)]
 
+    @one_at_a_time
     def handle(self, message: Message, source: int) -> list[Message]:
         """Take a message and give the answer to it, if there is one.
 
@@ -144,6 +146,7 @@ class LightSecAggClient(Party):
         assert isinstance(message, Result)
         return self._finish(message)
 
+    @one_at_a_time
     def close(self) -> None:
         """Overwrite every secret of the round; the client takes no message afterwards."""
         self._wipe_mask()

@@ -25,7 +25,7 @@ from pyfed.secagg.messages import (
     Survivors,
     Upload,
 )
-from pyfed.secagg.party import Party, pack_words, unpack_words
+from pyfed.secagg.party import Party, one_at_a_time, pack_words, unpack_words
 from pyfed.secagg.result import RoundResult
 from pyfed.secagg.session import PHASES, SERVER, Member, survivors_digest
 
@@ -80,6 +80,7 @@ class LightSecAggServer(Party):
         """The clients whose message of this phase has not come; when empty, close the phase."""
         return self._expected - self._came
 
+    @one_at_a_time
     def handle(self, message: Message, source: int) -> list[Message]:
         """Take a client's message; the list is empty, since answers come with the phase's end.
 
@@ -106,6 +107,7 @@ class LightSecAggServer(Party):
         self._came.add(source)
         return []
 
+    @one_at_a_time
     def close_phase(self) -> list[Message]:
         """End the phase (everybody has answered, or the deadline is reached); what to send now.
 
@@ -124,6 +126,7 @@ class LightSecAggServer(Party):
             return self._close_recover()
         raise self._refusal("there is no phase to close")
 
+    @one_at_a_time
     def close(self) -> None:
         """Overwrite the masked uploads and answers; the server takes no message afterwards."""
         self._wipe()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +14,23 @@ from pyfed.errors import ProtocolError
 from pyfed.secagg.messages import Message
 from pyfed.secagg.result import RoundResult
 from pyfed.secagg.session import SERVER, Parameters
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Self = TypeVar("Self", bound="Party")
+
+
+def one_at_a_time(
+    method: Callable[Concatenate[Self, P], R],
+) -> Callable[Concatenate[Self, P], R]:
+    """Let one thread at a time into a party, so that its checks and its steps belong together."""
+
+    @wraps(method)
+    def locked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
 
 
 def pack_words(residues: torch.Tensor) -> bytes:
@@ -34,6 +54,7 @@ class Party:
     """
 
     def __init__(self, name: str, number: int, parameters: Parameters, round_: int) -> None:
+        self._lock = threading.RLock()
         self._name = name
         self._number = number
         self._parameters = parameters
