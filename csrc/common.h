@@ -14,5 +14,9 @@ namespace pyfed {
 constexpr int kBadResidue = 1;
 constexpr int kNotFinite = 2;
 constexpr int kAllRejected = 4;
+constexpr int kBadPadding = 8;
+constexpr int kTooMany = 16;
+constexpr int kBadCount = 32;
+constexpr int kBadPlace = 64;
 
 }  // namespace pyfed

@@ -8,28 +8,56 @@ namespace pyfed {
 
 // Each CPU file is compiled once per SIMD level, into a namespace of that name. A CPU kernel gives
 // the error bits of common.h; `threads` is the most that it may use.
-#define PYFED_DECLARE_CPU_KERNELS                                                                 \
-  int random_words_cpu(const uint32_t* key, int64_t start, int64_t count, uint32_t stream,        \
-                       uint32_t* out, int threads);                                               \
-  int random_residues_cpu(const uint32_t* key, int64_t start, int64_t count, uint32_t stream,     \
-                          uint32_t modulus, uint32_t* out, int threads);                          \
-  int field_matmul_cpu(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, int64_t n,     \
-                       uint32_t modulus, uint32_t* out, int32_t* scratch, int threads);           \
-  int field_sum_cpu(const uint32_t* x, const uint32_t* weights, int64_t clients, int64_t count,   \
-                    uint32_t modulus, uint32_t* out, int threads);                                \
-  int quantize_cpu(const float* values, int64_t count, float scale, float clip, uint32_t modulus, \
-                   const uint32_t* key, uint32_t stream, int64_t start, uint32_t* out,            \
-                   int threads);                                                                  \
-  int dequantize_cpu(const uint32_t* residues, int64_t count, float scale, uint32_t modulus,      \
-                     float* out, int threads);                                                    \
-  int lagrange_encode_cpu(const uint32_t* data, int64_t length, const uint32_t* matrix,           \
-                          int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,   \
-                          uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out, \
-                          int32_t* scratch, int threads);                                         \
-  int lagrange_decode_cpu(const uint32_t* rows, int64_t columns, const uint32_t* matrix,          \
-                          int64_t blocks, int64_t threshold, int64_t length, uint32_t modulus,    \
-                          uint32_t* out, int32_t* scratch, int threads);                          \
-  /* Words of scratch that the products want; kept_rows is the blocks of a decode, else 0. */     \
+#define PYFED_DECLARE_CPU_KERNELS                                                                  \
+  int random_words_cpu(const uint32_t* key, int64_t start, int64_t count, uint32_t stream,         \
+                       uint32_t* out, int threads);                                                \
+  int random_residues_cpu(const uint32_t* key, int64_t start, int64_t count, uint32_t stream,      \
+                          uint32_t modulus, uint32_t* out, int threads);                           \
+  int field_matmul_cpu(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, int64_t n,      \
+                       uint32_t modulus, uint32_t* out, int32_t* scratch, int threads);            \
+  int field_sum_cpu(const uint32_t* x, const uint32_t* weights, int64_t clients, int64_t count,    \
+                    uint32_t modulus, uint32_t* out, int threads);                                 \
+  int quantize_cpu(const float* values, int64_t count, float scale, float clip, uint32_t modulus,  \
+                   const uint32_t* key, uint32_t stream, int64_t start, uint32_t* out,             \
+                   int threads);                                                                   \
+  int dequantize_cpu(const uint32_t* residues, int64_t count, float scale, uint32_t modulus,       \
+                     float* out, int threads);                                                     \
+  int lagrange_encode_cpu(const uint32_t* data, int64_t length, const uint32_t* matrix,            \
+                          int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,    \
+                          uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out,  \
+                          int32_t* scratch, int threads);                                          \
+  int lagrange_decode_cpu(const uint32_t* rows, int64_t columns, const uint32_t* matrix,           \
+                          int64_t blocks, int64_t threshold, int64_t length, uint32_t modulus,     \
+                          uint32_t* out, int32_t* scratch, int threads);                           \
+  int mask_pack_cpu(const uint8_t* mask, int64_t rows, int64_t length, uint8_t* out, int threads); \
+  int mask_unpack_cpu(const uint8_t* packed, int64_t rows, int64_t length, uint8_t* out,           \
+                      int threads);                                                                \
+  int mask_popcount_cpu(const uint8_t* packed, int64_t rows, int64_t length, int64_t* out,         \
+                        int threads);                                                              \
+  int mask_count_cpu(const uint8_t* packed, int64_t clients, int64_t length, void* out,            \
+                     int threads);                                                                 \
+  int mask_add_cpu(const uint8_t* planes, int64_t planes_n, const uint8_t* packed,                 \
+                   int64_t clients, int64_t length, int64_t out_planes, uint8_t* out,              \
+                   int threads);                                                                   \
+  int mask_totals_cpu(const uint8_t* planes, int64_t planes_n, int64_t length, void* out,          \
+                      int threads);                                                                \
+  int mask_select_cpu(const void* counts, int wide, const void* tie, int tie_kind,                 \
+                      const uint32_t* key, int64_t rows, int64_t columns, int64_t tile_rows,       \
+                      int64_t tile_columns, int64_t k, int ties, uint32_t stream,                  \
+                      uint32_t* scratch, uint8_t* out, int threads);                               \
+  int mask_prune_cpu(void* weight, int weight_kind, const void* counts, int wide, const void* tie, \
+                     int tie_kind, const uint32_t* key, const float* factors,                      \
+                     int64_t factor_count, int64_t rows, int64_t columns, int64_t tile_rows,       \
+                     int64_t tile_columns, int64_t k, int ties, uint32_t stream,                   \
+                     uint32_t* scratch, uint8_t* out, int threads);                                \
+  /* Words of scratch that both of them want. */                                                   \
+  int64_t selection_workspace(int threads);                                                        \
+  int masked_mean_cpu(const void* values, int kind, int64_t clients, int64_t length,               \
+                      int64_t columns, int form, const uint8_t* masks, const int64_t* places,      \
+                      const int64_t* starts, int64_t total, const int32_t* weights,                \
+                      const void* server, int denominator, int64_t min_votes, void* out,           \
+                      int threads);                                                                \
+  /* Words of scratch that the products want; kept_rows is the blocks of a decode, else 0. */      \
   int64_t product_workspace(int64_t kept_rows, int threads);
 
 namespace plain {
@@ -68,5 +96,34 @@ void lagrange_decode_cuda(const uint32_t* rows, int64_t columns, const uint32_t*
                           int64_t blocks, int64_t threshold, int64_t length, uint32_t modulus,
                           uint32_t* out, int32_t* scratch, int* errors, int device,
                           void* stream_handle);
+void mask_pack_cuda(const uint8_t* mask01, int64_t rows, int64_t length, uint8_t* out, int* errors,
+                    int device, void* stream_handle);
+void mask_unpack_cuda(const uint8_t* packed, int64_t rows, int64_t length, uint8_t* out01,
+                      int* errors, int device, void* stream_handle);
+void mask_popcount_cuda(const uint8_t* packed, int64_t rows, int64_t length, int64_t* out,
+                        int* errors, int device, void* stream_handle);
+void mask_count_cuda(const uint8_t* packed, int64_t clients, int64_t length, void* out, int* errors,
+                     int device, void* stream_handle);
+void mask_add_cuda(const uint8_t* planes, int64_t planes_n, const uint8_t* packed, int64_t clients,
+                   int64_t length, int64_t out_planes, uint8_t* out, int* errors, int device,
+                   void* stream_handle);
+void mask_totals_cuda(const uint8_t* planes, int64_t planes_n, int64_t length, void* out,
+                      int* errors, int device, void* stream_handle);
+// `scratch` has `scratch_words` words: see selection_scratch in pyfed/ops/selection.py.
+void mask_select_cuda(const void* counts, int wide, const void* tie, int tie_kind,
+                      const uint32_t* key, int64_t rows, int64_t columns, int64_t tile_rows,
+                      int64_t tile_columns, int64_t k, int ties, uint32_t stream, int64_t* scratch,
+                      int64_t scratch_words, uint8_t* out, int* errors, int device,
+                      void* stream_handle);
+void mask_prune_cuda(void* weight, int weight_kind, const void* counts, int wide, const void* tie,
+                     int tie_kind, const uint32_t* key, const float* factors, int64_t factor_count,
+                     int64_t rows, int64_t columns, int64_t tile_rows, int64_t tile_columns,
+                     int64_t k, int ties, uint32_t stream, int64_t* scratch, int64_t scratch_words,
+                     uint8_t* out, int* errors, int device, void* stream_handle);
+void masked_mean_cuda(const void* values, int kind, int64_t clients, int64_t length,
+                      int64_t columns, int form, const uint8_t* masks, const int64_t* places,
+                      const int64_t* starts, int64_t total, const int32_t* weights,
+                      const void* server, int denominator, int64_t min_votes, void* out,
+                      int* errors, int device, void* stream_handle);
 
 }  // namespace pyfed

@@ -21,7 +21,8 @@ Level best_level() {
 #else
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("bmi2");
+                    __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") &&
+                    __builtin_cpu_supports("popcnt");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   return avx2 && avx512 ? kAvx512 : avx2 ? kAvx2 : kPlain;
@@ -105,6 +106,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_simd", &set_simd);
   m.def("build_info", &build_info);
   PYFED_CPU(product_workspace);
+  PYFED_CPU(selection_workspace);
   PYFED_BOTH(random_words);
   PYFED_BOTH(random_residues);
   PYFED_BOTH(field_matmul);
@@ -113,4 +115,13 @@ PYBIND11_MODULE(_C, m) {
   PYFED_BOTH(dequantize);
   PYFED_BOTH(lagrange_encode);
   PYFED_BOTH(lagrange_decode);
+  PYFED_BOTH(mask_pack);
+  PYFED_BOTH(mask_unpack);
+  PYFED_BOTH(mask_popcount);
+  PYFED_BOTH(mask_count);
+  PYFED_BOTH(mask_add);
+  PYFED_BOTH(mask_totals);
+  PYFED_BOTH(mask_select);
+  PYFED_BOTH(mask_prune);
+  PYFED_BOTH(masked_mean);
 }

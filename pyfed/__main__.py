@@ -10,7 +10,6 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,68 +17,13 @@ from typing import Any
 import torch
 
 import pyfed
-from pyfed import native, ops
-from pyfed.checks import check
-from pyfed.fields import SOLINAS31
-from pyfed.keys import Key
-from pyfed.op import BACKENDS, OPS, Backend, use_backend
+from pyfed import native
+from pyfed.op import BACKENDS, OPS
+from pyfed.self_check import self_check
 
 WIDTH = 18  # of a column of the table
 LABEL = 24  # of the name of a fact
-_KEY = Key(bytes(range(32)))
 _MAPS = Path("/proc/self/maps")
-
-
-def _ramp(device: str, *shape: int) -> torch.Tensor:
-    """Residues 0, 1, 2 … with the largest one in place of the 0."""
-    values = torch.arange(torch.Size(shape).numel(), dtype=torch.int32)
-    values[0] = SOLINAS31.modulus - 1
-    return values.reshape(shape).to(device)
-
-
-# The torch op's arguments of one tiny case of every op, by device.
-SAMPLES: dict[str, Callable[[str], tuple[Any, ...]]] = {
-    "random_words": lambda d: ops.random_words.prepare(_KEY, 100, device=d),
-    "random_residues": lambda d: ops.random_residues.prepare(_KEY, 100, SOLINAS31, device=d),
-    "field_matmul": lambda d: ops.field_matmul.prepare(_ramp(d, 5, 7), _ramp(d, 7, 9), SOLINAS31),
-    "field_sum": lambda d: ops.field_sum.prepare(_ramp(d, 3, 20), SOLINAS31, weights=[1, 2, 3]),
-    "quantize": lambda d: ops.quantize.prepare(
-        torch.linspace(-1, 1, 50, device=d), 1024.0, 0.75, SOLINAS31, _KEY
-    ),
-    "dequantize": lambda d: ops.dequantize.prepare(_ramp(d, 50), 1024.0, SOLINAS31),
-    "lagrange_encode": lambda d: ops.lagrange_encode.prepare(
-        _ramp(d, 20), _ramp(d, 6, 4), _KEY, SOLINAS31, blocks=3
-    ),
-    "lagrange_decode": lambda d: ops.lagrange_decode.prepare(
-        _ramp(d, 4, 7), _ramp(d, 3, 4), SOLINAS31, 20
-    ),
-}
-
-
-def _device(backend: Backend) -> str:
-    # device_count asks the driver's management library, so it does not initialise CUDA.
-    on_gpu = backend in ("cuda", "triton") and torch.cuda.device_count() > 0
-    return "cuda" if on_gpu else "cpu"
-
-
-def self_check(name: str, backend: Backend) -> str:
-    """``"ok"``; ``"FAILED: …"``; or the reason why this backend cannot run the op here."""
-    op = OPS[name]
-    try:
-        args = SAMPLES[name](_device(backend))
-        reason = op.objection(backend, args)
-        if reason == "the tensors are on cpu":
-            return "there is no CUDA device"
-        if reason is not None:
-            return reason
-        with use_backend("reference"):
-            wanted = op.torch_op(*SAMPLES[name]("cpu"))
-        with use_backend(backend):
-            got = op.torch_op(*args).cpu()
-        check()
-    except Exception as error:  # whatever is broken here, the report must still be printed
-        return f"FAILED: {type(error).__name__}: {error}"
-    return "ok" if torch.equal(got, wanted) else "FAILED: differs from the reference"
 
 
 def openmp_runtimes(maps: str) -> list[str]:

@@ -15,10 +15,15 @@ INDICES = 2**36  # 2^32 blocks of 16 words
 
 # Bits of the error word that kernels report.
 BAD_RESIDUE, NOT_FINITE, ALL_REJECTED = 1, 2, 4
+BAD_PADDING, TOO_MANY, BAD_COUNT, BAD_PLACE = 8, 16, 32, 64
 _MEANING = {
     BAD_RESIDUE: "a residue lies outside [0, modulus)",
     NOT_FINITE: "a value is NaN or infinite",
     ALL_REJECTED: "16 candidates in a row for one residue were rejected",
+    BAD_PADDING: "a bit behind the last element of a packed mask is set",
+    TOO_MANY: "a total does not fit in the bit planes",
+    BAD_COUNT: "a count or a weight lies outside its range",
+    BAD_PLACE: "the indices are not ascending and in range, or do not fit the values",
 }
 
 
@@ -116,7 +121,7 @@ def raise_for(op: str, word: int) -> None:
     """Raise what the bits of an error word say; nothing when it is 0."""
     reasons = [text for bit, text in _MEANING.items() if word & bit]
     if reasons:
-        error = BadValuesError if word & (BAD_RESIDUE | NOT_FINITE) else PyfedError
+        error = BadValuesError if word & ~ALL_REJECTED else PyfedError
         raise error(f"{op}: " + "; ".join(reasons))
 
 

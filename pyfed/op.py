@@ -90,17 +90,27 @@ class Op:
         schema: name, arguments and result, as ``torch.library`` writes them.
         fake: gives an empty result of the right shape, dtype and device, for ``torch.compile``.
         reference: plain torch that is obviously right, on every device.
+        describe: given the names and values of the arguments, tells which of them hold bad values;
+            None when it finds none. Without it, residues and floats are looked at.
     """
 
     def __init__(
-        self, schema: str, *, fake: Callable[..., Any], reference: Callable[..., Any]
+        self,
+        schema: str,
+        *,
+        fake: Callable[..., Any],
+        reference: Callable[..., Any],
+        describe: Callable[[list[str], tuple[Any, ...]], str | None] | None = None,
     ) -> None:
         self.name = schema.split("(")[0]
+        self.describe = describe or functools.partial(describe_bad_values, self.name)
         self.kernels: dict[Backend, Kernel] = {"reference": Kernel(reference, None)}
         _library.define(schema)
         _library.impl(self.name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"pyfed::{self.name}", fake, lib=_library)
         self.torch_op = getattr(torch.ops.pyfed, self.name).default
+        aliases = [argument.alias_info for argument in self.torch_op._schema.arguments]
+        self.written = [i for i, info in enumerate(aliases) if info is not None and info.is_write]
         OPS[self.name] = self
 
     def kernel(
@@ -136,10 +146,13 @@ class Op:
             reason = self.objection(backend, args)
             if reason is None:
                 try:
-                    return self.kernels[backend].run(*args)
+                    result = self.kernels[backend].run(*args)
+                    for place in self.written:  # autograd then sees that it was changed
+                        torch.autograd.graph.increment_version(args[place])
+                    return result
                 except BadValuesError as error:
                     names = [argument.name for argument in self.torch_op._schema.arguments]
-                    told = describe_bad_values(self.name, names, args)
+                    told = self.describe(names, args)
                     raise ArgumentError(told or str(error)) from None
         # The reference can always run, so only a forced backend comes here.
         raise BackendError(f"{self.name}: backend {backend!r} cannot run: {reason}")
@@ -169,6 +182,10 @@ class PublicOp(Generic[P]):
         functools.update_wrapper(self, prepare)
         signature = inspect.signature(prepare)
         self.__signature__ = signature.replace(return_annotation="torch.Tensor")
+        # help() shows no signature of an object, so the docstring begins with one.
+        plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        short = inspect.Signature(plain)
+        self.__doc__ = f"{prepare.__name__}{short}\n\n{inspect.cleandoc(prepare.__doc__ or '')}"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
         """Check the arguments and run the op."""

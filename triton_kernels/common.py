@@ -10,6 +10,10 @@ import triton.language as tl
 BAD_RESIDUE = tl.constexpr(1)
 NOT_FINITE = tl.constexpr(2)
 ALL_REJECTED = tl.constexpr(4)
+BAD_PADDING = tl.constexpr(8)
+TOO_MANY = tl.constexpr(16)
+BAD_COUNT = tl.constexpr(32)
+BAD_PLACE = tl.constexpr(64)
 
 
 def signed32(word: int) -> int:
@@ -45,3 +49,19 @@ def canonical(value, modulus):
     value = (value & 0x7FFFFFFF) + (value >> 31) * excess
     value = (value & 0x7FFFFFFF) + (value >> 31) * excess
     return tl.where(value >= prime, value - prime, value).to(tl.uint32)
+
+
+# Where a mask may end anywhere, bytes are moved one by one; without it, 16 go together.
+@triton.jit
+def load_tile(pointer, inside, full):
+    """Load a tile, 0 where ``inside`` is false; ``full``, a scalar, says that it nowhere is."""
+    return tl.load(pointer) if full else tl.load(pointer, mask=inside, other=0)
+
+
+@triton.jit
+def store_tile(pointer, value, inside, full):
+    """Store a tile where ``inside`` is true; ``full``, a scalar, says that it is so everywhere."""
+    if full:
+        tl.store(pointer, value)
+    else:
+        tl.store(pointer, value, mask=inside)

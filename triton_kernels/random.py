@@ -13,6 +13,7 @@ import triton.language as tl
 from .common import ALL_REJECTED, ceil_div, report_any, signed32
 
 WORDS, RESIDUES, ROUNDING, PADDING = range(4)
+SELECTION = 7
 ATTEMPTS = tl.constexpr(16)
 LANES = 128  # blocks in a program: one for each thread of 4 warps
 FIELD_IDS = {2**31 - 2**17 + 1: 1, 2**31 - 1: 2, 2**31 - 2**19 + 1: 3}
@@ -146,7 +147,7 @@ def tile_of_blocks(block, lead, count, LANES: tl.constexpr):
     return counter, first, local, (local >= -first) & (local < count - first)
 
 
-@triton.jit(do_not_specialize=["key", "block", "lead", "count", "stream"])
+@triton.jit(do_not_specialize=["key", "block", "lead", "count", "stream", "domain"])
 def random_words_kernel(
     out,
     key,
@@ -154,12 +155,13 @@ def random_words_kernel(
     lead: tl.int32,
     count: tl.int64,
     stream: tl.int32,
+    domain: tl.int32,
     LANES: tl.constexpr,
 ):
     """The words of one tile of blocks."""
     counter, first, local, inside = tile_of_blocks(block, lead, count, LANES)
-    none = stream.to(tl.uint32) * 0
-    words = chacha20(key, counter, none, stream.to(tl.uint32), none)
+    stream = stream.to(tl.uint32)
+    words = chacha20(key, counter, stream * 0, stream, domain.to(tl.uint32))
     words = tl.reshape(words, (LANES, 16)).to(tl.int32, bitcast=True)
     tl.store(out + first + local, words, mask=inside)
 
@@ -191,7 +193,9 @@ def random_residues_kernel(
     report_any(word, failed, ALL_REJECTED)
 
 
-def random_words(key: torch.Tensor, count: int, stream: int, start: int) -> torch.Tensor:
+def random_words(
+    key: torch.Tensor, count: int, stream: int, start: int, purpose: int = WORDS
+) -> torch.Tensor:
     """Words start … start + count - 1 of a key's stream: int32 (count,).
 
     Args:
@@ -199,6 +203,7 @@ def random_words(key: torch.Tensor, count: int, stream: int, start: int) -> torc
         count: how many; start + count ≤ 2^36.
         stream: from 0 to 2^32 - 1.
         start: index of the first word.
+        purpose: what the words are for.
     """
     out = torch.empty(count, dtype=torch.int32, device=key.device)
     if count == 0:
@@ -208,7 +213,8 @@ def random_words(key: torch.Tensor, count: int, stream: int, start: int) -> torc
     grid = (ceil_div(lead + count, 16 * LANES),)
     with torch.cuda.device_of(out):
         random_words_kernel[grid](
-            out, key, signed32(block), lead, count, signed32(stream), LANES=LANES
+            *(out, key, signed32(block), lead, count, signed32(stream), domain_of(purpose, 0)),
+            LANES=LANES,
         )
     return out
 
