@@ -6,47 +6,17 @@ Every case must run on every backend. Adding an op means adding its cases here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-import pyfed
-from pyfed import MERSENNE31, SOLINAS31, Field, Key
+from case import KEY, Case
+from mask_cases import MASK_MAKERS
+from mean_cases import masked_mean
+from pyfed import MERSENNE31, SOLINAS31, Field
+from selection_cases import mask_prune, mask_select
 
-KEY = Key(bytes(range(32)))
 FIELDS = (SOLINAS31, MERSENNE31)
 TINY = Field("tiny", 5)  # a candidate is rejected with probability 3/8
-
-
-@dataclass(frozen=True)
-class Case:
-    """Arguments of one op's public function."""
-
-    name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    large: bool = False  # enough work for two threads, and too much for interpreted Triton
-
-    def on(self, op: str, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The public function's arguments on a device."""
-        moved = [a.to(device) if isinstance(a, torch.Tensor) else a for a in self.args]
-        kwargs = {
-            k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in self.kwargs.items()
-        }
-        if op.startswith("random_"):
-            kwargs["device"] = device
-        return tuple(moved), kwargs
-
-    def torch_args(self, op: str, device: str) -> tuple[Any, ...]:
-        """The torch op's arguments on a device."""
-        args, kwargs = self.on(op, device)
-        return public(op).prepare(*args, **kwargs)
-
-
-def public(op: str) -> Any:
-    """The public function of an op."""
-    return getattr(pyfed.ops, op)
 
 
 def residues(modulus: int, *shape: int) -> torch.Tensor:
@@ -196,6 +166,10 @@ _MAKERS: dict[str, Callable[[], Iterator[Case]]] = {
     "dequantize": _dequantize,
     "lagrange_encode": _lagrange_encode,
     "lagrange_decode": _lagrange_decode,
+    **MASK_MAKERS,
+    "mask_select": mask_select,
+    "mask_prune_": mask_prune,
+    "masked_mean": masked_mean,
 }
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(20)

@@ -1,4 +1,4 @@
-"""Random calls of every op, with what the Python integers of ``oracles.py`` say of them.
+"""Random calls of every op, with what the oracles say of them.
 
 Sizes are drawn around the places where kernels change their path: the ends of 16-word blocks, of
 SIMD lanes, of tiles and of lazy reductions. Extreme residues are drawn as often as others.
@@ -12,23 +12,16 @@ import random
 import struct
 from collections.abc import Callable
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 import oracles
+from draw import SIZES, Draw
+from mask_draws import MASK_DRAWERS
 from pyfed import MERSENNE31, SOLINAS31, Field, Key
 
 TINY = tuple(Field(f"tiny{p}", p) for p in (3, 5, 7, 11, 13, 17, 257))
-SIZES = (0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33)
-
-
-class Draw(NamedTuple):
-    """A call of a public function and its right answer, flattened row by row."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    wanted: list[Any]
 
 
 def _field(rng: random.Random) -> Field:
@@ -181,6 +174,7 @@ _DRAWERS: dict[str, Callable[[random.Random], Draw]] = {
     "dequantize": _dequantize,
     "lagrange_encode": _lagrange_encode,
     "lagrange_decode": _lagrange_decode,
+    **MASK_DRAWERS,
 }
 
 

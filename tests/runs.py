@@ -15,19 +15,21 @@ from pyfed.op import BACKENDS, OPS, Backend
 
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 SIMD_LEVELS = ("plain", "avx2", "avx512")
+LACKING: dict[str, tuple[Backend, ...]] = {}
+"""The backends that an op has no kernel for, by name of the op; all others must be there."""
 
 
-def runnable(op: str, device: str) -> tuple[Backend, ...]:
+def runnable(op: str, device: str, *, real: bool = False) -> tuple[Backend, ...]:
     """The backends that must serve an op on this device here, the reference first.
 
-    Whether the extension and the Triton kernels can be imported is not asked: where they cannot,
-    the tests that need them fail.
+    With ``real``, interpreted Triton is left out. Whether the extension and the Triton kernels can
+    be imported is not asked: where they cannot, the tests that need them fail.
     """
     where = {
         "reference": True,
         "cpu": device == "cpu",
         "cuda": device == "cuda",
-        "triton": device == "cuda" or os.environ.get("TRITON_INTERPRET") == "1",
+        "triton": device == "cuda" or (os.environ.get("TRITON_INTERPRET") == "1" and not real),
     }
     return tuple(b for b in BACKENDS if where[b] and b in OPS[op].kernels)
 

@@ -32,13 +32,24 @@ def test_errors_carry_what_their_handlers_need() -> None:
         (1, ArgumentError, r"op: a residue lies outside \[0, modulus\)$"),
         (2, ArgumentError, "op: a value is NaN or infinite$"),
         (4, PyfedError, "op: 16 candidates in a row for one residue were rejected$"),
+        (8, ArgumentError, "op: a bit behind the last element of a packed mask is set$"),
+        (16, ArgumentError, "op: a total does not fit in the bit planes$"),
+        (32, ArgumentError, "op: a count or a weight lies outside its range$"),
+        (64, ArgumentError, "op: the indices are not ascending and in range, or do not fit the"),
         (3, ArgumentError, "modulus.; a value is NaN or infinite$"),
+        (10, ArgumentError, "op: a value is NaN or infinite; a bit behind the last"),
     ],
 )
 def test_each_bit_of_an_error_word_has_its_sentence(word: int, error: type, text: str) -> None:
     checks.raise_for("op", 0)
     with pytest.raises(error, match=text):
         checks.raise_for("op", word)
+
+
+def test_every_error_bit_is_one_bit_of_its_own() -> None:
+    names = ("BAD_RESIDUE", "NOT_FINITE", "ALL_REJECTED", "BAD_PADDING", "TOO_MANY", "BAD_COUNT")
+    bits = [getattr(checks, name) for name in (*names, "BAD_PLACE")]
+    assert bits == [1 << place for place in range(7)]
 
 
 def test_all_rejected_is_no_fault_of_the_caller() -> None:

@@ -6,19 +6,32 @@ Inputs are zero pages that the system gives out only when they are written, so a
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 
+import mask_oracles
 import oracles
 import pyfed
 from pyfed import SOLINAS31, Key
 from pyfed.ops import (
+    Indices,
     dequantize,
     field_matmul,
     field_sum,
     lagrange_decode,
     lagrange_encode,
+    mask_add,
+    mask_count,
+    mask_pack,
+    mask_popcount,
+    mask_prune_,
+    mask_select,
+    mask_totals,
+    mask_unpack,
+    masked_mean,
     quantize,
     random_residues,
     random_words,
@@ -107,4 +120,90 @@ def test_decoding(device: str) -> None:
     assert int(torch.count_nonzero(got)) == 2 * blocks
     assert got[:blocks].tolist() == [5 * (k + 1) for k in range(blocks)]
     assert got[-blocks:].tolist() == [-2 * (k + 1) % P for k in range(blocks)]
+    pyfed.check()
+
+
+BYTES = (COUNT + 7) // 8
+
+
+def bits(rows: int, device: str) -> torch.Tensor:
+    """Packed masks: row i has the elements PLACES[i:] set."""
+    marks: dict[int, float] = {}
+    for row in range(rows):
+        for place in PLACES[row:]:
+            byte = row * BYTES + place // 8
+            marks[byte] = int(marks.get(byte, 0)) | 1 << place % 8
+    return zeros(rows * BYTES, np.uint8, marks, device).view(rows, BYTES)
+
+
+def test_packing_and_unpacking(device: str) -> None:
+    packed = bits(1, device)[0]
+    mask = zeros(COUNT, np.bool_, dict.fromkeys(PLACES, 1), device)
+    assert torch.equal(mask_pack(mask), packed)
+    assert int(mask_popcount(packed, COUNT)) == len(PLACES)
+    del mask
+    assert torch.nonzero(mask_unpack(packed, COUNT)).flatten().tolist() == list(PLACES)
+
+
+def test_counting(device: str) -> None:
+    packed = bits(3, device)
+    wanted = {place: min(i + 1, 3) for i, place in enumerate(PLACES)}
+    planes = mask_add(packed[:0], packed, COUNT, capacity=3)
+    for counts in (mask_count(packed, COUNT), mask_totals(planes, COUNT)):
+        assert counts.shape == (COUNT,)
+        found = torch.nonzero(counts).flatten().tolist()
+        assert {place: int(counts[place]) for place in found} == wanted
+
+
+def test_selection(device: str) -> None:
+    """The layer in one group: by index a tie is far below 2^31, by random words anywhere."""
+    counts = zeros(COUNT, np.uint8, dict.fromkeys(PLACES, 2), device)
+    more = Fraction(len(PLACES) + 2, COUNT)
+    chosen = torch.nonzero(mask_select(counts, (COUNT,), more)).flatten().tolist()
+    assert chosen == sorted([*PLACES, 2, 3])
+    words = {
+        place: oracles.word(KEY.reveal(), place, domain=mask_oracles.SELECTION) for place in PLACES
+    }
+    few = mask_select(counts, (COUNT,), Fraction(3, COUNT), ties="random", key=KEY)
+    assert torch.nonzero(few).flatten().tolist() == sorted(sorted(PLACES, key=words.get)[:3])  # type: ignore[arg-type]
+
+
+def test_selection_in_rows_and_columns(device: str) -> None:
+    """2^16 + 1 rows of 2^15: the matrix is larger than 2^31, its groups are small."""
+    shape = (2**16 + 1, 2**15)
+    size = shape[0] * shape[1]
+    last = size - 1
+    counts = zeros(size, np.uint8, {0: 1, last: 1, last - 2**15: 1}, device)
+    rows = mask_select(counts, shape, Fraction(1, shape[1]), "row", "index")
+    assert int(torch.count_nonzero(rows)) == shape[0]
+    assert int(torch.count_nonzero(rows[:, 0])) == shape[0] - 2
+    assert bool(rows[-1, -1]) and bool(rows[-2, -1])
+    del rows
+    columns = mask_select(counts, shape, Fraction(1, shape[0]), "column", "index")
+    assert int(torch.count_nonzero(columns[0])) == shape[1] - 1
+    assert torch.nonzero(columns[1:]).tolist() == [[shape[0] - 3, shape[1] - 1]]
+
+
+def test_pruning(device: str) -> None:
+    counts = zeros(COUNT, np.uint8, dict.fromkeys(PLACES, 1), device)
+    weight = zeros(
+        COUNT, np.float16, {**dict.fromkeys(PLACES, 3.0), 5: 7.0, COUNT - 2: 8.0}, device
+    )
+    mask_prune_(weight, counts, Fraction(len(PLACES), COUNT))
+    assert torch.nonzero(weight).flatten().tolist() == [5, COUNT - 2]
+    assert (float(weight[5]), float(weight[COUNT - 2])) == (7, 8)
+
+
+def test_means(device: str) -> None:
+    marks = {place: 1.0 + i for i, place in enumerate(PLACES)}
+    values = zeros(COUNT, np.float16, marks, device)[None]
+    got = masked_mean(values, bits(1, device), weights=[3])
+    assert torch.nonzero(got).flatten().tolist() == list(PLACES)
+    assert [float(got[place]) for place in PLACES] == list(marks.values())
+    del values, got
+    places = torch.tensor(PLACES, device=device)
+    sent = [torch.ones(len(PLACES), dtype=torch.float16, device=device)] * 2
+    got = masked_mean(sent, Indices((COUNT,), [places, places]), denominator="all")
+    assert torch.nonzero(got).flatten().tolist() == list(PLACES)
+    assert bool((got[places] == 1).all())
     pyfed.check()

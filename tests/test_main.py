@@ -69,6 +69,20 @@ def test_a_wrong_kernel_fails_the_check(
     assert "cpu: FAILED: differs from the reference (field_sum)" in capsys.readouterr().out
 
 
+def test_a_kernel_that_writes_the_wrong_thing_fails_the_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The result of an op that works in place may be right, and what it leaves wrong."""
+    op = OPS["mask_prune_"]
+
+    def forgetful(weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return op.kernels["reference"].run(weight.clone(), *rest)
+
+    monkeypatch.setitem(op.kernels, "cpu", Kernel(forgetful, None))
+    assert diagnostics.main([]) == 1
+    assert "cpu: FAILED: differs from the reference (mask_prune_)" in capsys.readouterr().out
+
+
 def test_a_kernel_that_raises_fails_the_check_and_not_the_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

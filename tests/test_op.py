@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pydoc
 import threading
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from pyfed import ops, use_backend
+from pyfed.checks import BAD_COUNT, raise_for
 from pyfed.errors import ArgumentError, BackendError
 from pyfed.op import OPS, Op, forced_backend
 
@@ -126,14 +128,84 @@ def test_threads_and_tasks_have_backends_of_their_own() -> None:
 
 
 def test_public_functions_keep_their_name_and_docstring() -> None:
-    for name in ops.__all__:
-        function = getattr(ops, name)
+    functions = {name: getattr(ops, name) for name in ops.__all__ if name in OPS}
+    assert functions
+    for name, function in functions.items():
         assert function.__name__ == name == function.op.name
         for part in ("Args:", "Returns:", "Raises:", "Example:"):
             assert part in function.__doc__, f"{name} lacks {part}"
+
+
+@pytest.fixture(scope="module")
+def writer() -> Iterator[Op]:
+    """An op that adds n to its argument in place."""
+    op = Op(
+        "writer_for_tests_(Tensor(a!) x, int n) -> Tensor",
+        fake=lambda x, n: x.new_empty(x.shape),
+        reference=lambda x, n: x.data.add_(n).clone(),  # .data: as a kernel, past autograd
+    )
+    yield op
+    del OPS[op.name]
+
+
+def test_an_argument_that_a_kernel_writes_counts_as_changed(writer: Op) -> None:
+    """Autograd then refuses to use what it has kept of it; other arguments are not touched."""
+    x, y = torch.ones(3), torch.ones(3, requires_grad=True)
+    kept = (x * y).sum()
+    before = x._version
+    writer.torch_op(x, 4)
+    assert writer.written == [0]
+    assert (x.tolist(), x._version) == ([5.0] * 3, before + 1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.backward()
+
+
+def test_an_argument_that_is_not_written_does_not_count_as_changed(toy: Op) -> None:
+    before = ONE._version
+    toy.torch_op(ONE, 0)
+    assert (toy.written, ONE._version) == ([], before)
+
+
+def test_the_message_for_bad_values_is_the_ops_own() -> None:
+    """``describe`` gets the arguments by name; where it finds nothing, the error bit's stands."""
+    seen = []
+
+    def refuse(x: torch.Tensor, n: int) -> torch.Tensor:
+        raise_for("refuser_for_tests", BAD_COUNT)
+        return x
+
+    def describe(names: list[str], args: tuple[object, ...]) -> str | None:
+        seen.append(dict(zip(names, args, strict=True)))
+        return f"n is {args[1]}" if args[1] else None
+
+    op = Op(
+        "refuser_for_tests(Tensor x, int n) -> Tensor",
+        fake=refuse,
+        reference=refuse,
+        describe=describe,
+    )
+    try:
+        with pytest.raises(ArgumentError, match=r"^n is 7$"):
+            op.torch_op(ONE, 7)
+        with pytest.raises(
+            ArgumentError, match="refuser_for_tests: a count or a weight lies outside"
+        ):
+            op.torch_op(ONE, 0)
+    finally:
+        del OPS[op.name]
+    assert [list(names) for names in seen] == [["x", "n"]] * 2
 
 
 def test_an_unknown_backend_is_refused_when_it_is_named() -> None:
     """Not only when the context is entered."""
     with pytest.raises(ArgumentError, match="backend is 'bogus'; it must be one of auto"):
         use_backend("bogus")
+
+
+def test_help_begins_with_the_signature() -> None:
+    shown = pydoc.render_doc(ops.mask_select, renderer=pydoc.plaintext)
+    wanted = (
+        "mask_select(counts, shape, sparsity, group='layer', ties=None, weight=None, score=None"
+    )
+    assert wanted in shown
+    assert "Select, in every group" in shown

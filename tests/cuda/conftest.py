@@ -26,8 +26,14 @@ QUIET = ("-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-clobbered")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 SANITIZED = os.environ.get("PYFED_EMULATE_SANITIZED") == "1"
 
-# The launchers' arguments: pointer, int64, uint32, float; then come errors, device and stream.
-TYPES = {"p": ctypes.c_void_p, "q": ctypes.c_int64, "I": ctypes.c_uint32, "f": ctypes.c_float}
+# The launchers' arguments: pointer, int64, int, uint32, float; then errors, device and stream.
+TYPES = {
+    "p": ctypes.c_void_p,
+    "q": ctypes.c_int64,
+    "i": ctypes.c_int,
+    "I": ctypes.c_uint32,
+    "f": ctypes.c_float,
+}
 ARGUMENTS = {
     "random_words": "pqqIp",
     "random_residues": "pqqIIp",
@@ -37,8 +43,18 @@ ARGUMENTS = {
     "dequantize": "pqfIp",
     "lagrange_encode": "pqpqqqpIqIpp",
     "lagrange_decode": "pqpqqqIpp",
+    "mask_pack": "pqqp",
+    "mask_unpack": "pqqp",
+    "mask_popcount": "pqqp",
+    "mask_count": "pqqp",
+    "mask_add": "pqpqqqp",
+    "mask_totals": "pqqp",
+    "mask_select": "pipipqqqqqiIpqp",
+    "mask_prune": "pipipippqqqqqqiIpqp",
+    "masked_mean": "piqqqipppqppiqp",
 }
-RUBBISH = 0x5A5A5A5A
+SCRATCH = ("mask_select", "mask_prune")  # a tensor, its words, the output: come last
+RUBBISH = 0x5A
 
 
 class Control(ctypes.Structure):
@@ -87,9 +103,11 @@ class Emulator:
         return word.value
 
     def _run(self, name: str, device: torch.device, *args: object) -> None:
-        """Take the place of ``native.run``; the output comes poisoned to the kernel."""
+        """Take the place of ``native.run``; outputs come poisoned to the kernel."""
         out = [a for a in args if isinstance(a, torch.Tensor)][-1]
-        out.view(torch.int32).fill_(RUBBISH)
+        scratch = [args[-3]] if name in SCRATCH else []
+        for tensor in (out, *scratch):
+            tensor.view(-1).view(torch.uint8).fill_(RUBBISH)
         error = self.launch(name, *(native._pointer(a) for a in args))
         assert self.control.dirty_blocks == 0, "a block left something in shared memory"
         checks.raise_for(name, error)

@@ -149,6 +149,18 @@ inline int atomicOr(int* address, int bits) {
   return before;
 }
 
+template <class T>
+inline T atomicAdd(T* address, T value) {
+  const T before = *address;
+  *address += value;
+  return before;
+}
+
+inline int __popc(uint32_t x) { return __builtin_popcount(x); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+
 inline uint32_t atomicCAS(uint32_t* address, uint32_t compare, uint32_t value) {
   const uint32_t before = *address;
   if (before == compare) *address = value;

@@ -49,6 +49,15 @@ extern "C" void* emulated_launcher(const char* wanted) {
   PYFED_NAMED("dequantize", pyfed::dequantize_cuda);
   PYFED_NAMED("lagrange_encode", pyfed::lagrange_encode_cuda);
   PYFED_NAMED("lagrange_decode", pyfed::lagrange_decode_cuda);
+  PYFED_NAMED("mask_pack", pyfed::mask_pack_cuda);
+  PYFED_NAMED("mask_unpack", pyfed::mask_unpack_cuda);
+  PYFED_NAMED("mask_popcount", pyfed::mask_popcount_cuda);
+  PYFED_NAMED("mask_count", pyfed::mask_count_cuda);
+  PYFED_NAMED("mask_add", pyfed::mask_add_cuda);
+  PYFED_NAMED("mask_totals", pyfed::mask_totals_cuda);
+  PYFED_NAMED("mask_select", pyfed::mask_select_cuda);
+  PYFED_NAMED("mask_prune", pyfed::mask_prune_cuda);
+  PYFED_NAMED("masked_mean", pyfed::masked_mean_cuda);
   PYFED_NAMED("bad_barrier", bad_barrier);
   PYFED_NAMED("dirty_memory", dirty_memory);
   return nullptr;

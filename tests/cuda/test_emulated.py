@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +16,7 @@ import pytest
 import torch
 
 import pyfed.ops  # noqa: F401  (declares the ops)
+from agreement import agree, broken, reference, shifted
 from cases import CASES, KEY, largest, residues
 from pyfed import MERSENNE31, SOLINAS31
 from pyfed.errors import ArgumentError, PyfedError
@@ -26,30 +24,7 @@ from pyfed.op import OPS
 
 WORDS = KEY.words()
 PRIMES = (SOLINAS31.modulus, MERSENNE31.modulus)
-SANITIZED = os.environ.get("PYFED_EMULATE_SANITIZED") == "1"  # as conftest.py reads it
 EVERY_PRIME = pytest.mark.parametrize("p", PRIMES, ids=("solinas31", "mersenne31"))
-
-
-def reference(op: str, *args: Any) -> torch.Tensor:
-    return OPS[op].kernels["reference"].run(*args)
-
-
-def agree(emulated: Any, op: str, *args: Any) -> None:
-    """The emulated kernel gives the reference's bits, in either order of threads."""
-    wanted = reference(op, *args)
-    for backwards in (False, True):
-        got = emulated(op, *args, backwards=backwards)
-        assert got.dtype == wanted.dtype
-        assert torch.equal(got.view(torch.int32), wanted.view(torch.int32)), f"{op}: {args}"
-
-
-def shifted(values: torch.Tensor) -> torch.Tensor:
-    """The same values, contiguous, 4 bytes off a 16-byte boundary."""
-    room = torch.empty(values.numel() + 4, dtype=values.dtype)
-    first = (4 - room.data_ptr() % 16 // 4 + 1) % 4
-    view = room[first : first + values.numel()].view(values.shape)
-    assert view.data_ptr() % 16 == 4
-    return view.copy_(values)
 
 
 def served(op: str) -> Iterator[tuple[Any, ...]]:
@@ -262,12 +237,6 @@ def test_nothing_is_launched_for_nothing(emulated: Any) -> None:
     assert emulated.control.launches == 0
 
 
-def broken(values: torch.Tensor, place: int, value: float) -> torch.Tensor:
-    copy = values.clone()
-    copy.view(-1)[place] = value
-    return copy
-
-
 @EVERY_PRIME
 @pytest.mark.parametrize("bad", ["p", "negative"])
 def test_a_residue_outside_the_field_is_told_of(emulated: Any, p: int, bad: str) -> None:
@@ -385,37 +354,3 @@ def test_the_emulator_notices_faults(emulated: Any) -> None:
     assert b"wait at a barrier" in message
     assert emulated.launcher("dirty_memory", [ctypes.c_int])(0) is None
     assert emulated.control.dirty_blocks == 1
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        "(any_shape or with_tails or misaligned or is_told_of) and solinas31 and not sanitizers",
-        pytest.param("not sanitizers", marks=pytest.mark.slow),
-    ],
-    ids=("some", "all"),
-)
-def test_sanitizers_find_nothing(chosen: str) -> None:
-    """These tests again, under AddressSanitizer and UndefinedBehaviorSanitizer.
-
-    They run in a process of their own, into which the sanitizer's library is loaded first; this
-    test is left out there.
-    """
-    assert not SANITIZED, "the sanitized run must not start another"
-    libraries = [
-        subprocess.run(
-            ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in ("libasan.so", "libstdc++.so")
-    ]
-    environment = {
-        **os.environ,
-        "PYFED_EMULATE_SANITIZED": "1",
-        "LD_PRELOAD": " ".join(libraries),
-        "ASAN_OPTIONS": "detect_leaks=0,verify_asan_link_order=0",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        [*command, "-k", chosen], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyfed.ops
+from agreement import bits
 from cases import CASES, KEY, Case, residues
 from pyfed import SOLINAS31, Key
 from pyfed.errors import ArgumentError
@@ -39,7 +40,7 @@ def reference(op: str, args: tuple[Any, ...]) -> torch.Tensor:
 
 
 def same(got: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return torch.equal(got.cpu().view(torch.int32), wanted.view(torch.int32))
+    return torch.equal(bits(got.cpu()), bits(wanted))
 
 
 def tensors(args: tuple[Any, ...]) -> list[torch.Tensor]:
@@ -53,9 +54,21 @@ def own(args: tuple[Any, ...], device: str = "cuda") -> tuple[Any, ...]:
     )
 
 
-def other_values(args: tuple[Any, ...]) -> list[torch.Tensor]:
-    """Other valid values for the tensors: reversed along the first dimension."""
-    return [t.flip(0).contiguous() if t.dim() else t.clone() for t in tensors(args)]
+def other_values(op: str, args: tuple[Any, ...]) -> list[torch.Tensor]:
+    """Other valid values for the tensors: rows in reverse order; of means the values alone."""
+    first = tensors(args)
+    changed = first[:1] if op == "masked_mean" else first
+    rows = 2 if op.startswith("mask_") and op not in ("mask_select", "mask_prune_") else 1
+    return [
+        t.flip(0).contiguous() if any(t is c for c in changed) and t.dim() >= rows else t.clone()
+        for t in first
+    ]
+
+
+def filled(args: tuple[Any, ...], values: list[torch.Tensor]) -> tuple[Any, ...]:
+    """The arguments with other tensors."""
+    rest = iter(values)
+    return tuple(next(rest) if isinstance(a, torch.Tensor) else a for a in args)
 
 
 @EVERY_OP
@@ -75,7 +88,7 @@ def test_the_current_device_stays(op: str) -> None:
 @EVERY_OP
 def test_kernels_run_on_the_current_stream(op: str) -> None:
     args = own(largest_case(op).torch_args(op, "cuda"))
-    later = other_values(args)
+    later = other_values(op, args)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -84,13 +97,14 @@ def test_kernels_run_on_the_current_stream(op: str) -> None:
             tensor.copy_(value)
         got = OPS[op].torch_op(*args)
     stream.synchronize()
-    assert same(got, reference(op, args))
+    assert same(got, reference(op, filled(args, later)))
 
 
 @EVERY_OP
 def test_graphs_capture_and_replay(op: str) -> None:
     args = own(largest_case(op).torch_args(op, "cuda"))
-    later = other_values(args)
+    later = other_values(op, args)
+    first = [t.clone() for t in tensors(args)]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -99,12 +113,12 @@ def test_graphs_capture_and_replay(op: str) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         got = OPS[op].torch_op(*args)
-    for values in ([t.clone() for t in tensors(args)], later):
-        for tensor, value in zip(tensors(args), values, strict=True):
-            tensor.copy_(value)
-        for _ in range(2):  # a split product adds into its output, which each replay clears
+    for values in (first, later):
+        for _ in range(2):  # what a replay leaves in scratch or output is nothing to the next
+            for tensor, value in zip(tensors(args), values, strict=True):
+                tensor.copy_(value)
             graph.replay()
-        assert same(got, reference(op, args))
+        assert same(got, reference(op, filled(args, values)))
 
 
 def test_a_split_product_replays() -> None:
@@ -191,3 +205,44 @@ def test_a_wiped_key_is_gone_from_the_device() -> None:
     assert bool(words.any())
     key.wipe()
     assert not bool(words.any())
+
+
+@pytest.mark.parametrize("ties", ["index", "random", "magnitude", "score"])
+@pytest.mark.parametrize("group", ["layer", "row", "column", "2:4", "4:8", "16x16", "256x256"])
+def test_votes_on_a_layer_of_a_language_model(group: str, ties: str) -> None:
+    rows, columns, clients = 1024, 2816, 64
+    mask = torch.rand(clients, rows * columns, device="cuda") < 0.5
+    mask[:, ::3], mask[:, 1::3] = False, True  # most votes are unanimous
+    counts = pyfed.ops.mask_count(pyfed.ops.mask_pack(mask), rows * columns)
+    assert same(counts, mask.cpu().sum(0).to(torch.uint8))
+    weight = torch.randn(rows, columns, device="cuda").to(torch.float16)
+    sparsity = None if ":" in group else 0.4
+    how = {"score": weight.neg() if ties == "score" else None, "key": KEY}
+    on_host = {k: v.cpu() if isinstance(v, torch.Tensor) else v for k, v in how.items()}
+    pruned = weight.clone()
+    chosen = pyfed.ops.mask_select(counts, (rows, columns), sparsity, group, ties, weight, **how)
+    same_mask = pyfed.ops.mask_prune_(pruned, counts, sparsity, group, ties, clients=64, **how)
+    with pyfed.use_backend("reference"):
+        wanted = weight.cpu()
+        mask_wanted = pyfed.ops.mask_prune_(
+            *(wanted, counts.cpu(), sparsity, group, ties), clients=64, **on_host
+        )
+    assert same(chosen, mask_wanted)
+    assert same(same_mask, mask_wanted)
+    assert same(pruned, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_floats_of_16_bits_convert_as_on_the_host(dtype: torch.dtype) -> None:
+    every = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.float16)
+    values = every[torch.isfinite(every)].to(torch.float32).to(dtype)
+    given = torch.stack([values, values.flip(0)]).cuda()
+    got = pyfed.ops.masked_mean(given, weights=[3, 7], denominator="all")
+    with pyfed.use_backend("reference"):
+        assert same(got, pyfed.ops.masked_mean(given.cpu(), weights=[3, 7], denominator="all"))
+    votes = torch.arange(len(values), device="cuda").remainder(8).to(torch.uint8)
+    weight, wanted = values.cuda().view(1, -1), values.clone().view(1, -1)
+    pyfed.ops.mask_prune_(weight, votes, 0.25, clients=7)
+    with pyfed.use_backend("reference"):
+        pyfed.ops.mask_prune_(wanted, votes.cpu(), 0.25, clients=7)
+    assert same(weight, wanted)

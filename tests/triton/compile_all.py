@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mask_calls
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -33,7 +34,13 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 P = 2**31 - 1
 KEY = torch.zeros(8, dtype=torch.int32)
 WORD = torch.zeros(1, dtype=torch.int32)
-FRESH = ("out", "left", "word")  # always aligned: no views of a caller's tensor
+FRESH = ("out", "left", "word", "sums", "votes", "below", "prefix", "threshold", "wanted")
+"""Always aligned: no views of a caller's tensor."""
+KINDS = {
+    **{torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"},
+    **{torch.uint8: "*u8", torch.float16: "*fp16", torch.bfloat16: "*bf16"},
+    torch.float32: "*fp32",
+}
 
 
 def _zeros(*shape: int) -> torch.Tensor:
@@ -57,6 +64,7 @@ CALLS: tuple[Callable[[], object], ...] = (
     lambda: lagrange.lagrange_encode(_zeros(9), _zeros(64, 5), KEY, P, 3, 0, 0, WORD),
     lambda: lagrange.lagrange_decode(_zeros(5, 3), _zeros(3, 5), P, 9, WORD),
     lambda: lagrange.lagrange_decode(_zeros(70, 3), _zeros(64, 70), P, 192, WORD),
+    *mask_calls.CALLS,
 )
 
 
@@ -107,8 +115,7 @@ def source_of(launch: Launch, aligned: bool) -> ASTSource:
         if parameter.is_constexpr or value is None:
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
-            kinds = {torch.int32: "*i32", torch.float32: "*fp32", torch.int8: "*i8"}
-            signature[name] = kinds[value.dtype]
+            signature[name] = KINDS[value.dtype]
             if (aligned or name in FRESH) and not parameter.do_not_specialize:
                 attributes[(parameter.num,)] = [["tt.divisibility", 16]]
         elif parameter.annotation_type and parameter.do_not_specialize:
@@ -150,6 +157,8 @@ def compiled(launch: Launch, arch: int, aligned: bool) -> dict[str, Any]:
         "instructions": len(instructions),
         "spills": sum(instruction in ("LDL", "STL") for instruction in instructions),
         "matrix": {name: instructions.count(name) for name in ("IMMA", "IGMMA")},
+        "contracts": result.metadata.enable_fp_fusion,
+        "inexact": re.findall(r"\bfma\.|\S+\.ftz\S*|div\.(?:full|approx)\S*", result.asm["ptx"]),
     }
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("compile_all.py")
+IN_FLOATS = {"finish_kernel", "mean_kernel", "prune_kernel", "scatter_kernel"}
+SUMS = {"mean_kernel", "scatter_kernel"}
 ON_MATRIX_UNITS = {"product_kernel", "lagrange_encode_kernel"}
 
 
@@ -66,3 +68,15 @@ def test_shared_memory_lets_two_programs_share_a_multiprocessor(
 ) -> None:
     for row in compiled:
         assert row["shared"] <= 80 * 1024, row
+
+
+def test_float_results_are_rounded_as_in_the_reference(compiled: list[dict[str, Any]]) -> None:
+    """No fused multiply-add, flushed subnormal or approximate division is in the PTX.
+
+    Where there are sums, the assembler is told to form no fused multiply-add either.
+    """
+    found = [row for row in compiled if row["kernel"] in IN_FLOATS]
+    assert {row["kernel"] for row in found} == IN_FLOATS
+    for row in found:
+        assert row["inexact"] == [], row
+        assert not (row["contracts"] and row["kernel"] in SUMS), row

@@ -40,9 +40,10 @@ def test_the_bare_name_is_refused() -> None:
 
 
 def test_numbers_that_kernels_repeat_are_those_of_the_library() -> None:
-    for name in ("BAD_RESIDUE", "NOT_FINITE", "ALL_REJECTED"):
+    bits = ("BAD_RESIDUE", "NOT_FINITE", "ALL_REJECTED", "BAD_PADDING", "TOO_MANY", "BAD_COUNT")
+    for name in (*bits, "BAD_PLACE"):
         assert getattr(common, name).value == getattr(checks, name)
-    for name in ("WORDS", "RESIDUES", "ROUNDING", "PADDING"):
+    for name in ("WORDS", "RESIDUES", "ROUNDING", "PADDING", "SELECTION"):
         assert getattr(kernels, name) == getattr(random_ops, name)
     assert kernels.ATTEMPTS.value == random_ops.ATTEMPTS
     for modulus in (*kernels.FIELD_IDS, 17, 2**31 - 19):
