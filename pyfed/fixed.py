@@ -11,6 +11,7 @@ import torch
 from torch.utils import _pytree
 
 from pyfed.checks import expect_field, expect_int, expect_tensor
+from pyfed.encoding import Encoding
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.fields import SOLINAS31, Field
 from pyfed.keys import Key
@@ -22,7 +23,7 @@ LARGEST_EXACT = 2**24
 
 
 @dataclass(frozen=True)
-class FixedPoint:
+class FixedPoint(Encoding):
     """How floats become residues, for sums of integer-weighted values that provably do not wrap.
 
     The scale is 2^s with s = ⌊log2(2^(bits-1) / clip)⌋. A sum of at most ``clients`` values, each
@@ -101,6 +102,24 @@ class FixedPoint:
         """The largest magnitude of one unweighted value, in steps: ⌈clip · scale⌉."""
         return math.ceil(self.clip * self.scale)
 
+    @property
+    def lanes(self) -> int:
+        """1: a value fills its residue."""
+        return 1
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """What a session is bound to: clip, bits and scale."""
+        return self.clip, self.bits, self.scale
+
+    def expect_update(self, op: str, update: object, length: int) -> torch.Tensor:
+        """``update`` detached; raises unless it is a float vector of that length."""
+        expect_tensor(op, "update", update, (torch.float32, torch.float16, torch.bfloat16), 1)
+        assert isinstance(update, torch.Tensor)
+        if update.numel() != length:
+            raise ArgumentError(f"{op}: update has {update.numel()} elements; length is {length}")
+        return update.detach()
+
     def check_weight(self, weight: object) -> int:
         """``weight`` as an int; raises unless it is an integer from 0 to ``max_weight``."""
         if isinstance(weight, bool) or not isinstance(weight, int):
@@ -163,6 +182,20 @@ class FixedPoint:
         expect_int("FixedPoint.decode", "total_weight", total_weight, 1, 2**63)
         values = dequantize(residue_sum, self.scale, self.field)
         return values / total_weight if total_weight != 1 else values
+
+    def encode_update(
+        self, update: torch.Tensor, length: int, key: Key | None, weight: int
+    ) -> torch.Tensor:
+        """:meth:`encode` of a whole update."""
+        return self.encode(update, key, weight)
+
+    def integer_sum(self, residue_sum: torch.Tensor, length: int, clients: int) -> torch.Tensor:
+        """:meth:`integers`."""
+        return self.integers(residue_sum)
+
+    def float_sum(self, residue_sum: torch.Tensor, length: int, clients: int) -> torch.Tensor:
+        """:meth:`decode` of the sum, not divided."""
+        return self.decode(residue_sum)
 
     def integers(self, residue_sum: torch.Tensor) -> torch.Tensor:
         """The exact sum in steps: the centred lift of int32 residues, as int64."""

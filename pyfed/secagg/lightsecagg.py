@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pyfed.checks import expect_int, expect_tensor
+from pyfed.checks import expect_int
 from pyfed.codes import MOST_SHARES, LagrangeCode
+from pyfed.encoding import Encoding
 from pyfed.errors import ArgumentError, DtypeError
-from pyfed.fixed import FixedPoint
 from pyfed.keys import Key
 from pyfed.secagg.session import PHASES, Parameters
 
@@ -39,8 +39,9 @@ class LightSecAgg:
         clients: N, from 3 on.
         privacy: T ≥ 1: the server and T clients together learn nothing but the sum.
         dropouts: D ≥ 0: how many clients may be lost, over all phases.
-        length: coordinates of an update.
-        fixed: how floats become residues; made for at least N clients.
+        length: elements of an update.
+        fixed: how updates become residues, made for at least N clients: a ``FixedPoint`` for
+            floats, ``VoteLanes`` for votes.
         errors: E: how many wrong answers are repaired.
         detect: F: how many more wrong answers are noticed.
         server: ``"curious"``: the server follows the protocol.
@@ -68,7 +69,7 @@ class LightSecAgg:
         privacy: int,
         dropouts: int,
         length: int,
-        fixed: FixedPoint,
+        fixed: Encoding,
         errors: int = 0,
         detect: int = 0,
         server: str = "curious",
@@ -76,17 +77,17 @@ class LightSecAgg:
         expect_int(NAME, "clients", clients, 3, MOST_SHARES + 1)
         expect_int(NAME, "privacy", privacy, 1, clients)
         expect_int(NAME, "dropouts", dropouts, 0, clients)
-        expect_int(NAME, "length", length, 0, LONGEST)
         expect_int(NAME, "errors", errors, 0, clients)
         expect_int(NAME, "detect", detect, 0, clients)
-        if not isinstance(fixed, FixedPoint):
+        if not isinstance(fixed, Encoding):
             kind = type(fixed).__name__
-            raise DtypeError(f"{NAME}: fixed is {kind}; it must be a pyfed.FixedPoint")
+            raise DtypeError(f"{NAME}: fixed is {kind}; it must be a FixedPoint or VoteLanes")
+        expect_int(NAME, "length", length, 0, LONGEST * fixed.lanes)
         _expect_mode(server)
         if fixed.clients < clients:
             raise ArgumentError(
                 f"{NAME}: fixed is made for sums of {fixed.clients} clients and clients is "
-                f"{clients}; use FixedPoint(clients={clients}, ...)"
+                f"{clients}; use {type(fixed).__name__}(clients={clients}, ...)"
             )
         blocks = _expect_blocks(clients, privacy, dropouts, errors, detect)
         self.fixed = fixed
@@ -102,10 +103,9 @@ class LightSecAgg:
             detect=detect,
             blocks=blocks,
             length=length,
-            clip=fixed.clip,
-            bits=fixed.bits,
-            scale=fixed.scale,
+            form=fixed.form,
             max_weight=fixed.max_weight,
+            lanes=fixed.lanes,
         )
 
     def __repr__(self) -> str:
@@ -117,15 +117,8 @@ class LightSecAgg:
         )
 
     def expect_update(self, update: object) -> torch.Tensor:
-        """``update`` detached; raises unless it is a float vector of the session's length."""
-        floats = (torch.float32, torch.float16, torch.bfloat16)
-        expect_tensor(NAME, "update", update, floats, 1)
-        assert isinstance(update, torch.Tensor)
-        if update.numel() != self.parameters.length:
-            raise ArgumentError(
-                f"{NAME}: update has {update.numel()} elements; length is {self.parameters.length}"
-            )
-        return update.detach()
+        """``update`` detached; raises unless the encoding takes it, at the session's length."""
+        return self.fixed.expect_update(NAME, update, self.parameters.length)
 
     def client(
         self, index: int, round: int, key: Key | None = None, journal: Journal | None = None

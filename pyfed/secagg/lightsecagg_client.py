@@ -94,8 +94,9 @@ class LightSecAggClient(Party):
         """Encode an update and enter the round.
 
         Args:
-            update: float32, float16 or bfloat16 (length,), on any device; finite.
-            weight: an integer from 0 to the ``max_weight`` of the fixed-point form.
+            update: what the session's encoding takes, on any device: finite float32, float16 or
+                bfloat16 (length,), or votes as bool (length,) or packed uint8 (⌈length / 8⌉,).
+            weight: an integer from 0 to the ``max_weight`` of the encoding; of votes it is 1.
 
         Raises:
             DtypeError, ArgumentError: an argument is wrong; ``start`` may be called again.
@@ -109,7 +110,8 @@ class LightSecAggClient(Party):
         weight = self._protocol.fixed.check_weight(weight)
         rounding = self._root.derive("rounding")
         try:
-            encoded = self._protocol.fixed.encode(flat, rounding, weight)
+            length = self._parameters.length
+            encoded = self._protocol.fixed.encode_update(flat, length, rounding, weight)
         finally:
             rounding.wipe()
         if flat.is_cuda:
@@ -293,11 +295,12 @@ class LightSecAggClient(Party):
         """Result: keep it."""
         if message.survivors != self._survivors:
             raise self._refusal("Result is of other survivors than this client answered", SERVER)
-        length, device = self._parameters.length, self._pair.device
-        residues = torch.empty(length, dtype=torch.int32, device=device)
+        count, device = self._parameters.residues, self._pair.device
+        residues = torch.empty(count, dtype=torch.int32, device=device)
         unpack_words(message.sum, residues)
-        included = frozenset(message.survivors)
-        self._result = RoundResult(residues, included, message.weight, self._protocol.fixed)
+        included, length = frozenset(message.survivors), self._parameters.length
+        fixed = self._protocol.fixed
+        self._result = RoundResult(residues, included, message.weight, fixed, length)
         self._phase = "done"
         return []
 

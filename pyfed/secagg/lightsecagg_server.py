@@ -248,7 +248,8 @@ class LightSecAggServer(Party):
             self.close()
             raise
         fixed, survivors = self._protocol.fixed, self._survivors
-        self._result = RoundResult(residues, frozenset(survivors), weight, fixed)
+        length = self._parameters.length
+        self._result = RoundResult(residues, frozenset(survivors), weight, fixed, length)
         self._wipe()
         self._next(())
         packed = pack_words(residues)
@@ -258,7 +259,7 @@ class LightSecAggServer(Party):
         ]
 
     def _unmasked(self, answered: tuple[int, ...]) -> tuple[torch.Tensor, int]:
-        """The survivors' sum as int32 (length,), and the sum of their weights."""
+        """The survivors' sum as int32 (residues,), and the sum of their weights."""
         field, width = self._protocol.fixed.field, self._parameters.width
         rows = self._answers[list(answered)]
         pair = torch.zeros(2, width, dtype=torch.int32, device=self._device)

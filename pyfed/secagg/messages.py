@@ -165,10 +165,10 @@ class Result(Message):
     @classmethod
     def largest(cls, parameters: Parameters) -> int:
         """The most bytes such a message can have."""
-        return HEADER + WORD * parameters.length + _NUMBER * parameters.clients
+        return HEADER + WORD * parameters.residues + _NUMBER * parameters.clients
 
     def _check_body(self, parameters: Parameters) -> None:
         p = parameters
         self._expect_clients("survivors", self.survivors, p)
-        self._expect_residues("sum", self.sum, p.length, p.field.modulus)
+        self._expect_residues("sum", self.sum, p.residues, p.field.modulus)
         self._expect_int("weight", self.weight, 0, len(self.survivors) * p.max_weight + 1)

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import torch
 
+from pyfed.encoding import Encoding
 from pyfed.errors import ArgumentError
-from pyfed.fixed import FixedPoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,10 +16,12 @@ class RoundResult:
     """The weighted sum over the clients that are in it.
 
     Args:
-        residues: Σ w·x in fixed-point steps, modulo the prime, int32 (length,).
+        residues: the sum of the encoded updates modulo the prime: in fixed-point form Σ w·x in
+            steps, int32 (length,); in ℓ lanes int32 (⌈length / ℓ⌉,).
         included: numbers of the clients in the sum.
         total_weight: Σ w over them.
-        fixed: what a step is.
+        fixed: what the residues mean.
+        length: elements of an update.
         traffic: (role, phase) → bytes sent by the server or by all clients together; filled in by
             an engine that counts them.
         seconds: phase → wall time; filled in by an engine that measures it.
@@ -28,19 +30,24 @@ class RoundResult:
     residues: torch.Tensor
     included: frozenset[int]
     total_weight: int
-    fixed: FixedPoint
+    fixed: Encoding
+    length: int
     traffic: dict[tuple[str, str], int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def integers(self) -> torch.Tensor:
-        """Σ w·x in steps, exact, as int64 (length,)."""
-        return self.fixed.integers(self.residues)
+        """Σ w·x in steps, exact, as int64 (length,); of votes their counts.
+
+        Raises:
+            DecodeError: the lanes of votes hold what no honest clients can have sent.
+        """
+        return self.fixed.integer_sum(self.residues, self.length, len(self.included))
 
     @cached_property
     def sum(self) -> torch.Tensor:
         """Σ w·x as float32 (length,): the integers, rounded once to float32, over the scale."""
-        return self.fixed.decode(self.residues)
+        return self.fixed.float_sum(self.residues, self.length, len(self.included))
 
     @cached_property
     def mean(self) -> torch.Tensor:

@@ -53,11 +53,11 @@ class Parameters:
         errors: E, how many wrong rows are repaired.
         detect: F, how many more are noticed.
         blocks: K, data residues in a column of the code.
-        length: coordinates of an update.
-        clip: largest magnitude of a coordinate.
-        bits: bits of a fixed-point value.
-        scale: steps per unit.
+        length: elements of an update.
+        form: what the residues mean: clip, bits and scale of a fixed-point session, or
+            ``"votes"``, lanes and radix of a session that counts votes.
         max_weight: the largest weight of a client.
+        lanes: elements in one residue.
     """
 
     protocol: str
@@ -70,10 +70,9 @@ class Parameters:
     detect: int
     blocks: int
     length: int
-    clip: float
-    bits: int
-    scale: float
+    form: tuple[object, ...]
     max_weight: int
+    lanes: int = 1
 
     @property
     def enough(self) -> int:
@@ -81,9 +80,14 @@ class Parameters:
         return self.clients - self.dropouts
 
     @property
+    def residues(self) -> int:
+        """Residues of an encoded update: ⌈length / lanes⌉."""
+        return -(-self.length // self.lanes)
+
+    @property
     def width(self) -> int:
         """Residues of an upload: the update, and the weight as the last one."""
-        return self.length + 1
+        return self.residues + 1
 
     @property
     def columns(self) -> int:
@@ -97,12 +101,12 @@ class Parameters:
         return tuple(min(SEGMENT, size - at) + SEALING for at in range(0, max(size, 1), SEGMENT))
 
     def values(self) -> tuple[object, ...]:
-        """Everything, in the order in which it is hashed."""
+        """Everything, in the order in which it is hashed; ``form`` has ``lanes`` unless it is 1."""
         return (
             *(self.protocol, VERSION, self.mode),
             (self.field.name, self.field.modulus, self.field.points),
             *(self.clients, self.privacy, self.dropouts, self.errors, self.detect, self.blocks),
-            *(self.length, self.clip, self.bits, self.scale, self.max_weight),
+            *(self.length, *self.form, self.max_weight),
         )
 
     def packed(self) -> bytes:

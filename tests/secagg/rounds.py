@@ -59,12 +59,12 @@ def exact_sum(
     number: int = 0,
 ) -> list[int]:
     """Σ w·x in steps with Python integers, rounded as each client's own key says."""
-    p = agreed.parameters
+    p, fixed = agreed.parameters, agreed.fixed
     total = [0] * p.length
     for client in included:
         key = derived(client_secret(client, number), "rounding")
         values = updates[client].tolist()
-        residues = oracles.quantize(values, p.scale, p.clip, p.field.modulus, key)
+        residues = oracles.quantize(values, fixed.scale, fixed.clip, p.field.modulus, key)
         for i, residue in enumerate(residues):
             total[i] += weights[client] * oracles.centred(residue, p.field.modulus)
     return total

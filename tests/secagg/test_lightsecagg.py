@@ -34,7 +34,7 @@ def expect_exact(
     assert result.integers.tolist() == wanted
     assert result.total_weight == sum(weights[i] for i in result.included)
     assert result.sum.dtype == torch.float32
-    floats = torch.tensor(wanted, dtype=torch.int64).to(torch.float32) / p.scale
+    floats = torch.tensor(wanted, dtype=torch.int64).to(torch.float32) / agreed.fixed.scale
     assert torch.equal(result.sum, floats)
     residues = torch.tensor([w % p.field.modulus for w in wanted], dtype=torch.int32)
     assert torch.equal(result.sum, agreed.fixed.decode(residues))

@@ -247,7 +247,7 @@ def test_real_rounds_show_exactly_that_view(field: str) -> None:
     x, randoms = [], []
     for h in view.honest:
         rounding = derived(client_secret(h), "rounding")
-        encoded = oracles.quantize(run.updates[h].tolist(), params.scale, params.clip, p, rounding)
+        encoded = oracles.quantize(run.updates[h].tolist(), fixed.scale, fixed.clip, p, rounding)
         x += [v * run.weights[h] % p for v in encoded] + [run.weights[h]]
     for h in view.honest:
         key = derived(client_secret(h), "mask")

@@ -258,13 +258,14 @@ def test_keys_of_a_round_are_derived_as_documented() -> None:
     """The masked upload is the encoded update plus residues of the round key's "mask"."""
     run = Round(protocol())
     run.play("upload")
-    p = run.agreed.parameters
-    modulus = p.field.modulus
+    fixed = run.agreed.fixed
+    modulus = fixed.field.modulus
     for i, message in run.upwards.items():
         assert isinstance(message, Upload)
         mask_key = derived(client_secret(i), "mask")
         rounding = derived(client_secret(i), "rounding")
-        encoded = oracles.quantize(run.updates[i].tolist(), p.scale, p.clip, modulus, rounding)
+        values = run.updates[i].tolist()
+        encoded = oracles.quantize(values, fixed.scale, fixed.clip, modulus, rounding)
         plain = [x * run.weights[i] for x in encoded] + [run.weights[i]]
         masked = [
             (x + oracles.residue(mask_key, at, modulus)) % modulus for at, x in enumerate(plain)

@@ -177,7 +177,8 @@ def test_the_encoded_update_is_gone_once_it_is_masked() -> None:
     modulus = parameters.field.modulus
     rounding = derived(client_secret(2), "rounding")
     values = run.updates[2].tolist()
-    steps = oracles.quantize(values, parameters.scale, parameters.clip, modulus, rounding)
+    fixed = run.agreed.fixed
+    steps = oracles.quantize(values, fixed.scale, fixed.clip, modulus, rounding)
     encoded = {x * run.weights[2] % modulus for x in steps}
     with Recorder() as recorder:
         run.play("share")

@@ -1,0 +1,74 @@
+"""What a session is bound to: old hashes stay, and no two kinds of encoding share one."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgpack
+import pytest
+
+from pyfed import MERSENNE31, FixedPoint
+from pyfed.lanes import VoteLanes
+from pyfed.secagg import LightSecAgg
+from pyfed.secagg.session import Member
+from secagg.rounds import Round, refuse
+
+# Written down before encodings other than fixed point existed: clients of then and now must agree.
+FROZEN = [
+    (
+        FixedPoint(clients=5, max_weight=9),
+        "d3a1064067d03984168011930557a9e3ac8a24efd8605cd8f1d52810cddc73de",
+        "bc2dea547d1cbfe294f3566632eddb2c6a3168ff92ebc561110d6e0e9b91c6e8",
+    ),
+    (
+        FixedPoint(clip=0.75, bits=20, clients=6, max_weight=3, field=MERSENNE31),
+        "bd1fad3f6bed2600919dfa5eaa3f5382a3d1ffd1baebb41e626bd19189937ccc",
+        "5a2a4356ad9d09519912f607453041e6fdf2d327a6e223740e8171458cc25177",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fixed", "digest", "session"), FROZEN)
+def test_hashes_of_fixed_point_sessions_are_what_they_always_were(
+    fixed: FixedPoint, digest: str, session: str
+) -> None:
+    agreed = LightSecAgg(fixed.clients, 1, 1, length=4, fixed=fixed, detect=1)
+    roster = tuple(Member(i, bytes([i]) * 32, b"") for i in range(fixed.clients))
+    assert agreed.parameters.digest().hex() == digest
+    assert agreed.parameters.session(roster, bytes(range(32))).hex() == session
+
+
+def test_no_two_sessions_that_read_residues_differently_have_one_hash() -> None:
+    encodings = [
+        FixedPoint(clients=5),
+        FixedPoint(clients=5, bits=12),
+        FixedPoint(clients=5, clip=0.5, bits=15),  # the same scale
+        FixedPoint(clients=6),  # the same meaning of a residue: the same hash
+        VoteLanes(5),
+        VoteLanes(6),
+        VoteLanes(5, MERSENNE31),
+    ]
+    digests = {
+        (number, length): LightSecAgg(5, 1, 1, length, fixed).parameters.digest()
+        for (number, fixed), length in itertools.product(enumerate(encodings), (9, 10, 11))
+    }
+    same = {(number, length) for number in (0, 3) for length in (9, 10, 11)}
+    assert len(set(digests.values())) == len(digests) - len(same) // 2
+    parameters = LightSecAgg(5, 1, 1, 10, VoteLanes(5)).parameters
+    assert parameters.residues == LightSecAgg(5, 1, 1, 11, VoteLanes(5)).parameters.residues
+    fields = msgpack.unpackb(parameters.packed(), use_list=False)
+    assert fields[-5:] == (10, "votes", 11, 6, 1)
+
+
+def test_a_client_of_floats_refuses_the_roster_of_a_session_of_votes() -> None:
+    votes = LightSecAgg(5, 1, 1, 4, VoteLanes(5))
+    floats = LightSecAgg(5, 1, 1, 1, FixedPoint(clients=5))
+    assert votes.parameters.width == floats.parameters.width
+    run, other = Round(floats), Round(votes)
+    other.updates = [(update > 0) for update in other.updates]
+    for each in (run, other):
+        each.send("keys")
+        each.collect()
+        each.close()
+    refuse(run.clients[0], other.downwards[0], -1, "other parameters")
+    refuse(other.clients[0], run.downwards[0], -1, "other parameters")
