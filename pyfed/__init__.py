@@ -21,7 +21,7 @@ _HOME = {
     "use_backend": "pyfed.op",
     "check": "pyfed.checks",
 }
-_MODULES = ("ops", "errors", "secagg")
+_MODULES = ("ops", "errors", "lanes", "pruning", "secagg")
 
 __all__ = [
     "MERSENNE31",
@@ -33,13 +33,15 @@ __all__ = [
     "check",
     "errors",
     "flatten",
+    "lanes",
     "ops",
+    "pruning",
     "secagg",
     "use_backend",
 ]
 
 if TYPE_CHECKING:
-    from pyfed import errors, ops, secagg
+    from pyfed import errors, lanes, ops, pruning, secagg
     from pyfed.checks import check
     from pyfed.codes import LagrangeCode
     from pyfed.fields import MERSENNE31, SOLINAS31, Field

@@ -34,8 +34,9 @@ def simulate(
 
     Args:
         protocol: the session's numbers.
-        updates: a float vector of ``length`` for each client, all on one device; what lies beyond
-            the clip of the fixed-point form is cut off there, and gradients do not flow.
+        updates: for each client what the session's encoding takes, all on one device: a float
+            vector of ``length``, of which what lies beyond the clip of the fixed-point form is
+            cut off there and gradients do not flow, or a mask of ``length`` votes.
         weights: an integer for each client, as a list, tensor or array; None: all 1.
         drop: phase → clients that send nothing from that phase on. Phases are ``"keys"``,
             ``"share"``, ``"upload"`` (lost there: outside the sum) and ``"recover"`` (inside).
