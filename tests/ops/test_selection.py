@@ -254,3 +254,18 @@ def test_the_default_rule_is_score_where_given_then_magnitude_in_columns_then_in
         ArgumentError, match="weight is None; ties by magnitude need it; column gro"
     ):
         by(None, "column")
+
+
+@pytest.mark.parametrize("op, run", [p for p in runs_of("mask_select") if "cpu-" in p.id])
+def test_columns_with_more_ties_than_are_gathered_at_once(op: str, run: Run) -> None:
+    """All 4,100 elements of each of 70 columns are tied; a thread gathers 131,072 keys at once."""
+    rows, columns = 4100, 70
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(5))
+    counts = torch.full((rows, columns), 3, dtype=torch.uint8)
+    counts[:, 5] = 0
+    smallest = np.argsort(np.abs(weight.numpy()), axis=0, kind="stable")[: rows // 2]
+    wanted = np.zeros((rows, columns), dtype=bool)
+    np.put_along_axis(wanted, smallest, True, axis=0)
+    with run.active():
+        got = mask_select(counts, (rows, columns), 0.5, "column", weight=weight)
+    assert np.array_equal(got.numpy(), wanted)

@@ -161,6 +161,10 @@ BAD: dict[str, tuple[bytes | Any, str]] = {
         "the mask of a must be 0 in its 7 padding bits",
     ),
     "no voters": (put(decision(), 8, 0), "voters must be an integer"),
+    "the lowest bit of the padding alone": (
+        put(vote(), 7, [["a", b"\xff\x02"], FIRST[1]]),
+        "the mask of a must be 0 in its 7 padding bits",
+    ),
     "too many voters": (put(decision(), 8, 65_536), "voters must be an integer"),
     "counts without scaling": (put(decision(), 9, FIRST), "counts must be empty"),
     "a number in its long form": (

@@ -142,3 +142,13 @@ def test_batches_of_bool_masks_are_counted_as_packed_ones() -> None:
     assert votes.counts("k").tolist() == masks["k"].sum(0).tolist()
     wanted = masks["q"].flatten(1).sum(0) + masks["q"][0].flatten()
     assert votes.counts("q").tolist() == others.counts("q").tolist() == wanted.tolist()
+
+
+def test_a_batch_with_a_padding_bit_is_refused_and_changes_nothing() -> None:
+    votes = MaskVotes(SHAPES)
+    rows = torch.zeros(2, 3, dtype=torch.uint8)
+    rows[1] = PADDED
+    before = state(votes)
+    with pytest.raises(ArgumentError, match="'q'"):
+        votes.add_batch([4, 5], {"q": rows})
+    assert state(votes) == before
