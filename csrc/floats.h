@@ -76,6 +76,7 @@ inline Floats add_held(Floats sum, Floats x, Held held) {
 inline Ints add_held(Ints sum, Ints x, Held held) {
   return Ints(_mm512_mask_add_epi32(__m512i(sum), held, __m512i(sum), __m512i(x)));
 }
+inline Floats floats_held(Floats x, Held held) { return _mm512_maskz_mov_ps(held, x); }
 #else
 using Held = Ints;  // -1 or 0
 inline Held held_by(uint64_t bits) {
@@ -87,6 +88,8 @@ inline Held all_held() { return Ints{} - 1; }
 // A sum of floats that began at +0 is never -0, so that adding 0 changes no bit of it.
 inline Floats add_held(Floats sum, Floats x, Held held) { return sum + Floats(Ints(x) & held); }
 inline Ints add_held(Ints sum, Ints x, Held held) { return sum + (x & held); }
+// What is in those lanes; +0 in the others.
+inline Floats floats_held(Floats x, Held held) { return Floats(Ints(x) & held); }
 #endif
 
 #if defined(__AVX2__) && !defined(__AVX512F__)

@@ -57,6 +57,42 @@ namespace pyfed {
                       const int64_t* starts, int64_t total, const int32_t* weights,                \
                       const void* server, int denominator, int64_t min_votes, void* out,           \
                       int threads);                                                                \
+  /* table: addresses (clients, tensors) and of the means, then of the means sizes and kinds, then \
+     chunks (chunk_count, 2): a tensor and its first element there. */                             \
+  int weighted_mean_cpu(const int64_t* table, int64_t clients, int64_t tensors,                    \
+                        int64_t chunk_count, int64_t chunk_size, const float* weights,             \
+                        int threads);                                                              \
+  int segment_clip_cpu(float* grads, int64_t clients, int64_t length, const float* max_norm,       \
+                       float* norms, double* partials, int threads);                               \
+  int bank_adamw_cpu(float* params, const float* grads, float* exp_avg, float* exp_avg_sq,         \
+                     int64_t clients, int64_t length, const float* factors, int threads);          \
+  int bank_sgd_cpu(float* params, const float* grads, float* momentum, int64_t clients,            \
+                   int64_t length, const float* factors, int threads);                             \
+  int counter_dropout_cpu(const void* x, int kind, int64_t rows, int64_t features,                 \
+                          int64_t clients, const int64_t* starts, const uint32_t* key,             \
+                          const int64_t* streams, uint32_t threshold, float keep_scale, void* out, \
+                          int threads);                                                            \
+  /* base[m, n] += Σ_k left[m · left_row + k · left_k] · scale[k] · right[k · right_k + n · …]. */ \
+  int lora_merge_cpu(void* base, int kind, int64_t rows, int64_t columns, int64_t rank,            \
+                     const float* left, int64_t left_row, int64_t left_k, const float* right,      \
+                     int64_t right_k, int64_t right_column, const float* scale, float* scratch,    \
+                     int threads);                                                                 \
+  int lora_linear_cpu(const void* x, int kind, int64_t rows, int64_t in, int64_t outs,             \
+                      int64_t rank, int64_t clients, const int64_t* starts, const float* a,        \
+                      int64_t a_stride, const float* b, int64_t b_stride, const float* scale,      \
+                      const uint32_t* key, const int64_t* streams, uint32_t threshold,             \
+                      float keep_scale, const void* base, void* out, float* hidden,                \
+                      float* scratch, int threads);                                                \
+  int lora_linear_backward_cpu(                                                                    \
+      const void* grad, const void* x, int kind, int64_t rows, int64_t in, int64_t outs,           \
+      int64_t rank, int64_t clients, const int64_t* starts, const float* a, int64_t a_stride,      \
+      const float* b, int64_t b_stride, const float* hidden, const float* scale,                   \
+      const uint32_t* key, const int64_t* streams, uint32_t threshold, float keep_scale, void* dx, \
+      float* da, float* db, float* scratch, int threads);                                          \
+  /* Floats of scratch that lora_merge wants, and lora_linear or its backward. */                  \
+  int64_t merge_workspace(int64_t rows, int64_t columns, int64_t rank);                            \
+  int64_t lora_workspace(int64_t rows, int64_t in, int64_t outs, int64_t rank, int backward,       \
+                         int threads);                                                             \
   /* Words of scratch that the products want; kept_rows is the blocks of a decode, else 0. */      \
   int64_t product_workspace(int64_t kept_rows, int threads);
 
@@ -125,5 +161,22 @@ void masked_mean_cuda(const void* values, int kind, int64_t clients, int64_t len
                       const int64_t* starts, int64_t total, const int32_t* weights,
                       const void* server, int denominator, int64_t min_votes, void* out,
                       int* errors, int device, void* stream_handle);
+void counter_dropout_cuda(const void* x, int kind, int64_t rows, int64_t features, int64_t clients,
+                          const int64_t* starts, const uint32_t* key, const int64_t* streams,
+                          uint32_t threshold, float keep_scale, void* out, int* errors, int device,
+                          void* stream_handle);
+// The table is in the host's memory; `room`, as many words, is the device's.
+void weighted_mean_cuda(const int64_t* table, int64_t clients, int64_t tensors, int64_t chunk_count,
+                        int64_t chunk_size, const float* weights, int64_t* room, int* errors,
+                        int device, void* stream_handle);
+void segment_clip_cuda(float* grads, int64_t clients, int64_t length, const float* max_norm,
+                       float* norms, double* partials, int* errors, int device,
+                       void* stream_handle);
+void bank_adamw_cuda(float* params, const float* grads, float* exp_avg, float* exp_avg_sq,
+                     int64_t clients, int64_t length, const float* factors, int* errors, int device,
+                     void* stream_handle);
+void bank_sgd_cuda(float* params, const float* grads, float* momentum, int64_t clients,
+                   int64_t length, const float* factors, int* errors, int device,
+                   void* stream_handle);
 
 }  // namespace pyfed

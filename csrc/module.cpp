@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "exchange.h"
 #include "kernels.h"
 
 namespace py = pybind11;
@@ -86,6 +87,12 @@ auto without_gil(R (*kernel)(A...)) {
 #define PYFED_BOTH(name) PYFED_CPU(name##_cpu)
 #endif
 
+bool addresses(const py::list& tensors, int64_t each, const py::capsule& exchange,
+               const py::tuple& types, uintptr_t out) {
+  return pyfed::addresses_of_alike(tensors.ptr(), each, exchange.ptr(), types.ptr(),
+                                   reinterpret_cast<int64_t*>(out));
+}
+
 py::dict build_info() {
   py::dict info;
 #if defined(PYFED_CUDA)
@@ -105,8 +112,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("simd", &simd);
   m.def("set_simd", &set_simd);
   m.def("build_info", &build_info);
+  m.def("addresses", &addresses);
   PYFED_CPU(product_workspace);
   PYFED_CPU(selection_workspace);
+  PYFED_CPU(merge_workspace);
+  PYFED_CPU(lora_workspace);
   PYFED_BOTH(random_words);
   PYFED_BOTH(random_residues);
   PYFED_BOTH(field_matmul);
@@ -124,4 +134,12 @@ PYBIND11_MODULE(_C, m) {
   PYFED_BOTH(mask_select);
   PYFED_BOTH(mask_prune);
   PYFED_BOTH(masked_mean);
+  PYFED_BOTH(counter_dropout);
+  PYFED_CPU(lora_merge_cpu);
+  PYFED_CPU(lora_linear_cpu);
+  PYFED_CPU(lora_linear_backward_cpu);
+  PYFED_BOTH(weighted_mean);
+  PYFED_BOTH(segment_clip);
+  PYFED_BOTH(bank_adamw);
+  PYFED_BOTH(bank_sgd);
 }

@@ -21,7 +21,7 @@ from pyfed import native
 from pyfed.op import BACKENDS, OPS
 from pyfed.self_check import self_check
 
-WIDTH = 18  # of a column of the table
+WIDTH = 22  # of a column of the table
 LABEL = 24  # of the name of a fact
 _MAPS = Path("/proc/self/maps")
 

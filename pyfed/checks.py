@@ -109,8 +109,13 @@ def expect_device(op: str, device: object) -> torch.device:
 
 
 def expect_one_device(op: str, tensors: Iterable[object]) -> torch.device:
-    """The device that all the tensors share; raises when they do not."""
-    devices = {t.device for t in tensors if isinstance(t, torch.Tensor)}
+    """The device that all the tensors share; raises when they do not.
+
+    Of a list that is among them the first alone is looked at: an op that takes thousands of tensors
+    looks at them once, where it takes their addresses.
+    """
+    every = [given[0] if isinstance(given, list) and given else given for given in tensors]
+    devices = {t.device for t in every if isinstance(t, torch.Tensor)}
     if len(devices) != 1:
         found = ", ".join(sorted(str(device) for device in devices)) or "none"
         raise ArgumentError(f"{op}: the tensors are on {found}; they must be on one device")

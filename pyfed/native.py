@@ -89,6 +89,23 @@ def _pointer(argument: object) -> object:
     return argument.data_ptr() if isinstance(argument, torch.Tensor) else argument
 
 
+_EXCHANGE = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def addresses(tensors: list[torch.Tensor], each: int) -> torch.Tensor | None:
+    """Where thousands of tensors begin: int64, on the CPU.
+
+    None unless all are on one device and every one is contiguous and, by shape and dtype, like the
+    one ``each`` before it; None also where that cannot be told fast.
+    """
+    if _C is None or _EXCHANGE is None:
+        return None
+    found = torch.empty(len(tensors), dtype=torch.int64)
+    alike = _C.addresses(tensors, each, _EXCHANGE, _PLAIN, found.data_ptr())
+    return found if alike else None
+
+
 def workspace(device: torch.device, kept_rows: int = 0) -> torch.Tensor | None:
     """Scratch memory of the modular products on CPU, wiped by the kernel; None on CUDA."""
     if device.type != "cpu":

@@ -124,6 +124,21 @@ class Op:
 
         return add
 
+    def differentiable(
+        self,
+        backward: Callable[..., Any],
+        keep: Callable[..., None] | None = None,
+    ) -> None:
+        """Give the op a gradient, as ``torch.library.register_autograd`` takes it.
+
+        Args:
+            backward: given the context and the gradients of the results, those of the arguments.
+            keep: given the context, the arguments and the result, saves what that needs.
+        """
+        torch.library.register_autograd(
+            f"pyfed::{self.name}", backward, setup_context=keep, lib=_library
+        )
+
     def public(self, prepare: Callable[P, tuple[Any, ...]]) -> PublicOp[P]:
         """Make the public function: ``prepare`` checks its arguments and gives the torch op's."""
         return PublicOp(self, prepare)
@@ -148,7 +163,8 @@ class Op:
                 try:
                     result = self.kernels[backend].run(*args)
                     for place in self.written:  # autograd then sees that it was changed
-                        torch.autograd.graph.increment_version(args[place])
+                        if args[place] is not None:
+                            torch.autograd.graph.increment_version(args[place])
                     return result
                 except BadValuesError as error:
                     names = [argument.name for argument in self.torch_op._schema.arguments]
@@ -172,8 +188,9 @@ class Op:
 class PublicOp(Generic[P]):
     """The public face of an op: checks its arguments, then calls the torch op.
 
-    Calling it gives the result. ``explain``, called with the same arguments, tells which kernel
-    would run, and why the others would not.
+    Calling it gives the result: the first, when the op gives several, of which the others are for
+    its gradient; its first argument, when it only writes. ``explain``, called with the same
+    arguments, tells which kernel would run, and why the others would not.
     """
 
     def __init__(self, op: Op, prepare: Callable[P, tuple[Any, ...]]) -> None:
@@ -189,8 +206,12 @@ class PublicOp(Generic[P]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
         """Check the arguments and run the op."""
-        result: torch.Tensor = self.op.torch_op(*self.prepare(*args, **kwargs))
-        return result
+        given = self.prepare(*args, **kwargs)
+        result = self.op.torch_op(*given)
+        if result is None:
+            result = given[0]
+        found: torch.Tensor = result[0] if isinstance(result, tuple) else result
+        return found
 
     def explain(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Which kernel would run on these arguments, and why the others would not."""

@@ -1,24 +1,35 @@
 """The operations: one file per kernel family."""
 
+from pyfed.ops.bank import segment_clip_
+from pyfed.ops.bank_steps import bank_adamw_, bank_sgd_
 from pyfed.ops.counts import mask_add, mask_count, mask_totals
+from pyfed.ops.dropout import counter_dropout
 from pyfed.ops.field import field_matmul, field_sum
 from pyfed.ops.fixed import dequantize, quantize
 from pyfed.ops.lagrange import lagrange_decode, lagrange_encode
+from pyfed.ops.lora import lora_linear
 from pyfed.ops.masks import mask_pack, mask_popcount, mask_unpack
 from pyfed.ops.means import masked_mean
+from pyfed.ops.merge import lora_merge_
 from pyfed.ops.places import Indices, Rectangles
 from pyfed.ops.prune import mask_prune_
 from pyfed.ops.random import random_residues, random_words
 from pyfed.ops.selection import mask_select
+from pyfed.ops.weighted import weighted_mean
 
 __all__ = [
     "Indices",
     "Rectangles",
+    "bank_adamw_",
+    "bank_sgd_",
+    "counter_dropout",
     "dequantize",
     "field_matmul",
     "field_sum",
     "lagrange_decode",
     "lagrange_encode",
+    "lora_linear",
+    "lora_merge_",
     "mask_add",
     "mask_count",
     "mask_pack",
@@ -31,4 +42,6 @@ __all__ = [
     "quantize",
     "random_residues",
     "random_words",
+    "segment_clip_",
+    "weighted_mean",
 ]
