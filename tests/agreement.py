@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from case import tensors_in
 from pyfed.op import OPS
 
 
-def reference(op: str, *args: Any) -> torch.Tensor:
+def reference(op: str, *args: Any) -> Any:
     return OPS[op].kernels["reference"].run(*args)
 
 
@@ -20,11 +21,11 @@ def bits(values: torch.Tensor) -> torch.Tensor:
     return values.reshape(-1).view(torch.uint8)
 
 
-def run_kept(op: str, run: Callable[[], torch.Tensor], args: tuple[Any, ...]) -> list[torch.Tensor]:
-    """The result, and what the op left in arguments that it writes, which then are restored."""
-    written = [args[place] for place in OPS[op].written]
+def run_kept(op: str, run: Callable[[], Any], args: tuple[Any, ...]) -> list[torch.Tensor]:
+    """The results, and what the op left in arguments that it writes, which then are restored."""
+    written = [args[place] for place in OPS[op].written if args[place] is not None]
     before = [tensor.clone() for tensor in written]
-    found = [run(), *(tensor.clone() for tensor in written)]
+    found = [*tensors_in(run()), *(tensor.clone() for tensor in written)]
     for tensor, old in zip(written, before, strict=True):
         tensor.copy_(old)
     return found

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from case import with_tensors
 from pyfed.op import OPS
 
 Args = dict[str, Any]
@@ -131,6 +132,42 @@ def _mean(args: Args) -> Bad:
         yield from _each(args, "values", NOT_FINITE, "NaN or infinite")
 
 
+def _starts(args: Args) -> Bad:
+    """Rows that belong to nobody, to two clients, or to clients out of order."""
+    for place in (0, -1):
+        for value in (-1, int(args["starts"][-1]) + 1, 2**62):
+            if value != int(args["starts"][place]):
+                yield _with(args, "starts", place, value), "ascending"
+    if len(args["starts"]) > 2:
+        yield _with(args, "starts", 1, int(args["starts"][-1]) + 1), "ascending"
+        yield _with(args, "starts", 1, -1), "ascending"
+
+
+def _merged(args: Args) -> Bad:
+    for name in ("a", "b", "scale"):
+        yield from _each(args, name, NOT_FINITE, "NaN or infinite")
+
+
+def _averaged(args: Args) -> Bad:
+    """In the first, a middle and the last tensor."""
+    yield from _each(args, "weights", NOT_FINITE, "NaN or infinite")
+    tensors = args["tensors"]
+    for number, place in enumerate((0, len(tensors) // 2, len(tensors) - 1)):
+        if tensors[place].numel():
+            changed = _with({"t": tensors[place]}, "t", -1, NOT_FINITE[number])["t"]
+            others = [changed if i == place else t for i, t in enumerate(tensors)]
+            yield {**args, "tensors": others}, "NaN or infinite"
+
+
+def _clipped(args: Args) -> Bad:
+    yield from _each(args, "grads", NOT_FINITE, "NaN or infinite")
+    yield from _each(args, "max_norm", (0.0, -1.0, float("nan")), "not more than 0|its range")
+
+
+def _stepped(args: Args) -> Bad:
+    yield from _each(args, "factors", NOT_FINITE, "NaN")
+
+
 _MAKERS: dict[str, Callable[[Args], Bad]] = {
     "mask_pack": lambda args: iter(()),  # every bool is good
     "mask_unpack": _packed,
@@ -141,6 +178,14 @@ _MAKERS: dict[str, Callable[[Args], Bad]] = {
     "mask_select": _votes,
     "mask_prune_": _votes,
     "masked_mean": _mean,
+    "counter_dropout": _starts,
+    "lora_merge_": _merged,
+    "lora_linear": _starts,
+    "lora_linear_backward": _starts,
+    "weighted_mean": _averaged,
+    "segment_clip_": _clipped,
+    "bank_adamw_": _stepped,
+    "bank_sgd_": _stepped,
 }
 NONE_IS_BAD = ("random_words", "random_residues", "mask_pack")
 
@@ -151,5 +196,4 @@ def bad_calls(op: str, args: tuple[Any, ...]) -> Iterator[tuple[list[Any], str]]
     maker = _MAKERS.get(op, _residues_and_floats if "modulus" in names else lambda a: iter(()))
     for changed, words in maker(dict(zip(names, args, strict=True))):
         # An op may write its arguments: each call gets tensors of its own.
-        values = (changed[name] for name in names)
-        yield [v.clone() if isinstance(v, torch.Tensor) else v for v in values], words
+        yield [with_tensors(changed[name], torch.clone) for name in names], words

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from bank_cases import BANK_MAKERS
 from case import KEY, Case
+from lora_cases import LORA_MAKERS
 from mask_cases import MASK_MAKERS
 from mean_cases import masked_mean
 from pyfed import MERSENNE31, SOLINAS31, Field
@@ -170,6 +172,8 @@ _MAKERS: dict[str, Callable[[], Iterator[Case]]] = {
     "mask_select": mask_select,
     "mask_prune_": mask_prune,
     "masked_mean": masked_mean,
+    **LORA_MAKERS,
+    **BANK_MAKERS,
 }
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(20)

@@ -18,6 +18,7 @@ import torch
 
 import oracles
 from draw import SIZES, Draw
+from lora_draws import LORA_DRAWERS
 from mask_draws import MASK_DRAWERS
 from pyfed import MERSENNE31, SOLINAS31, Field, Key
 
@@ -175,6 +176,7 @@ _DRAWERS: dict[str, Callable[[random.Random], Draw]] = {
     "lagrange_encode": _lagrange_encode,
     "lagrange_decode": _lagrange_decode,
     **MASK_DRAWERS,
+    **LORA_DRAWERS,
 }
 
 

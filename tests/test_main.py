@@ -14,6 +14,7 @@ import torch
 
 from pyfed import __main__ as diagnostics
 from pyfed.op import BACKENDS, OPS, Kernel
+from runs import LACKING
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +39,9 @@ def test_the_json_report_covers_every_op_on_every_backend() -> None:
         assert results["reference"] == results["cpu"] == "ok", name
         if torch.cuda.device_count() == 0:
             assert results["triton"] == "there is no CUDA device"
-            assert results["cuda"] in ("there is no CUDA device", "pyfed was built without CUDA")
+            reasons = ("there is no CUDA device", "pyfed was built without CUDA")
+            lacking = (f"{name} has no cuda kernel",)
+            assert results["cuda"] in (lacking if "cuda" in LACKING.get(name, ()) else reasons)
     assert facts["extension"]["simd"] in ("plain", "avx2", "avx512")
     assert facts["torch"] == torch.__version__
 
@@ -81,6 +84,22 @@ def test_a_kernel_that_writes_the_wrong_thing_fails_the_check(
     monkeypatch.setitem(op.kernels, "cpu", Kernel(forgetful, None))
     assert diagnostics.main([]) == 1
     assert "cpu: FAILED: differs from the reference (mask_prune_)" in capsys.readouterr().out
+
+
+def test_a_kernel_that_is_off_by_more_than_roundings_fails_the_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of sums that kernels add in any order, too; and one result of several may be wrong."""
+    op = OPS["lora_linear_backward"]
+
+    def imprecise(*args: Any) -> tuple[torch.Tensor, ...]:
+        dx, da, db = op.kernels["reference"].run(*args)
+        return dx, da, db * (1 + 1e-3)
+
+    monkeypatch.setitem(op.kernels, "cpu", Kernel(imprecise, None))
+    assert diagnostics.main([]) == 1
+    shown = capsys.readouterr().out
+    assert "cpu: FAILED: differs from the reference (lora_linear_backward)" in shown
 
 
 def test_a_kernel_that_raises_fails_the_check_and_not_the_report(

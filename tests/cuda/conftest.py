@@ -52,8 +52,20 @@ ARGUMENTS = {
     "mask_select": "pipipqqqqqiIpqp",
     "mask_prune": "pipipippqqqqqqiIpqp",
     "masked_mean": "piqqqipppqppiqp",
+    "counter_dropout": "piqqqpppIfp",
+    "weighted_mean": "pqqqqpp",
+    "segment_clip": "pqqppp",
+    "bank_adamw": "ppppqqp",
+    "bank_sgd": "pppqqp",
 }
-SCRATCH = ("mask_select", "mask_prune")  # a tensor, its words, the output: come last
+POISONED = {
+    "mask_select": (-1, -3),
+    "mask_prune": (-1, -3),
+    "segment_clip": (-1, -2),
+    "bank_adamw": (),
+    "bank_sgd": (),
+}
+"""The arguments that a kernel writes and does not read; else that is the last tensor."""
 RUBBISH = 0x5A
 
 
@@ -68,6 +80,13 @@ class Control(ctypes.Structure):
         ("blocks_run", ctypes.c_int64),
         ("dirty_blocks", ctypes.c_int),
     )
+
+
+def poison_means(table: Any, clients: Any, tensors: Any) -> None:
+    """The table of weighted_mean tells where its means lie, their sizes and their dtypes."""
+    means = table[clients * tensors :][: 3 * tensors].view(3, tensors).T.tolist()
+    for address, size, kind in means:
+        ctypes.memset(address, RUBBISH, size * (4 if kind == 1 else 2))
 
 
 class Emulator:
@@ -104,10 +123,13 @@ class Emulator:
 
     def _run(self, name: str, device: torch.device, *args: object) -> None:
         """Take the place of ``native.run``; outputs come poisoned to the kernel."""
-        out = [a for a in args if isinstance(a, torch.Tensor)][-1]
-        scratch = [args[-3]] if name in SCRATCH else []
-        for tensor in (out, *scratch):
+        tensors = [a for a in args if isinstance(a, torch.Tensor)]
+        outs = [args[i] for i in POISONED[name]] if name in POISONED else tensors[-1:]
+        for tensor in outs:
+            assert isinstance(tensor, torch.Tensor)
             tensor.view(-1).view(torch.uint8).fill_(RUBBISH)
+        if name == "weighted_mean":
+            poison_means(*args[:3])
         error = self.launch(name, *(native._pointer(a) for a in args))
         assert self.control.dirty_blocks == 0, "a block left something in shared memory"
         checks.raise_for(name, error)

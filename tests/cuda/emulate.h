@@ -16,6 +16,7 @@
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __restrict__ __restrict
 #define PYFED_SHARED(type, name) \
   type& name = *static_cast<type*>(pyfed::emulate::shared_memory(sizeof(type)))
@@ -158,8 +159,10 @@ inline T atomicAdd(T* address, T value) {
 
 inline int __popc(uint32_t x) { return __builtin_popcount(x); }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float a) { return __builtin_sqrtf(a); }
 
 inline uint32_t atomicCAS(uint32_t* address, uint32_t compare, uint32_t value) {
   const uint32_t before = *address;

@@ -58,6 +58,11 @@ extern "C" void* emulated_launcher(const char* wanted) {
   PYFED_NAMED("mask_select", pyfed::mask_select_cuda);
   PYFED_NAMED("mask_prune", pyfed::mask_prune_cuda);
   PYFED_NAMED("masked_mean", pyfed::masked_mean_cuda);
+  PYFED_NAMED("counter_dropout", pyfed::counter_dropout_cuda);
+  PYFED_NAMED("weighted_mean", pyfed::weighted_mean_cuda);
+  PYFED_NAMED("segment_clip", pyfed::segment_clip_cuda);
+  PYFED_NAMED("bank_adamw", pyfed::bank_adamw_cuda);
+  PYFED_NAMED("bank_sgd", pyfed::bank_sgd_cuda);
   PYFED_NAMED("bad_barrier", bad_barrier);
   PYFED_NAMED("dirty_memory", dirty_memory);
   return nullptr;

@@ -10,10 +10,12 @@ import torch
 
 import pyfed.ops
 from agreement import bits
+from case import tensors_in, with_tensors
 from cases import CASES, KEY, Case, residues
 from pyfed import SOLINAS31, Key
 from pyfed.errors import ArgumentError
 from pyfed.op import OPS
+from pyfed.self_check import results_of
 
 pytestmark = pytest.mark.gpu
 P = SOLINAS31.modulus
@@ -34,30 +36,31 @@ def largest_case(op: str) -> Case:
     return served[-1]
 
 
-def reference(op: str, args: tuple[Any, ...]) -> torch.Tensor:
-    host = [a.cpu() if isinstance(a, torch.Tensor) else a for a in args]
-    return OPS[op].kernels["reference"].run(*host)
+def outcome(op: str, args: tuple[Any, ...]) -> list[torch.Tensor]:
+    """The results of a call, and after them the arguments that the op writes."""
+    return results_of(OPS[op], args)
 
 
-def same(got: torch.Tensor, wanted: torch.Tensor) -> bool:
-    return torch.equal(bits(got.cpu()), bits(wanted))
+def reference(op: str, args: tuple[Any, ...]) -> list[torch.Tensor]:
+    host = tuple(with_tensors(a, lambda t: t.to("cpu", copy=True)) for a in args)
+    with pyfed.use_backend("reference"):
+        return outcome(op, host)
 
 
-def tensors(args: tuple[Any, ...]) -> list[torch.Tensor]:
-    return [a for a in args if isinstance(a, torch.Tensor)]
+def same(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
+    pairs = zip(got, wanted, strict=True)
+    return all(torch.equal(bits(one.cpu()), bits(right)) for one, right in pairs)
 
 
 def own(args: tuple[Any, ...], device: str = "cuda") -> tuple[Any, ...]:
     """The arguments with tensors of their own, the key's among them."""
-    return tuple(
-        a.to(device, copy=True).contiguous() if isinstance(a, torch.Tensor) else a for a in args
-    )
+    return tuple(with_tensors(a, lambda t: t.to(device, copy=True).contiguous()) for a in args)
 
 
 def other_values(op: str, args: tuple[Any, ...]) -> list[torch.Tensor]:
-    """Other valid values for the tensors: rows in reverse order; of means the values alone."""
-    first = tensors(args)
-    changed = first[:1] if op == "masked_mean" else first
+    """Other valid values for the tensors: rows in reverse order; of some ops the first's alone."""
+    first = tensors_in(args)
+    changed = first[:1] if op in ("masked_mean", "counter_dropout") else first
     rows = 2 if op.startswith("mask_") and op not in ("mask_select", "mask_prune_") else 1
     return [
         t.flip(0).contiguous() if any(t is c for c in changed) and t.dim() >= rows else t.clone()
@@ -68,7 +71,13 @@ def other_values(op: str, args: tuple[Any, ...]) -> list[torch.Tensor]:
 def filled(args: tuple[Any, ...], values: list[torch.Tensor]) -> tuple[Any, ...]:
     """The arguments with other tensors."""
     rest = iter(values)
-    return tuple(next(rest) if isinstance(a, torch.Tensor) else a for a in args)
+    return tuple(with_tensors(a, lambda _: next(rest)) for a in args)
+
+
+def fill(args: tuple[Any, ...], values: list[torch.Tensor]) -> None:
+    """Write other values into the tensors."""
+    for tensor, value in zip(tensors_in(args), values, strict=True):
+        tensor.copy_(value)
 
 
 @EVERY_OP
@@ -79,9 +88,9 @@ def test_the_current_device_stays(op: str) -> None:
     for current in devices:
         for used in devices:
             with torch.cuda.device(current):
-                got = OPS[op].torch_op(*own(args, f"cuda:{used}"))
+                got = outcome(op, own(args, f"cuda:{used}"))
                 assert torch.cuda.current_device() == current
-            assert got.device.index == used
+            assert all(t.device.index == used for t in got)
             assert same(got, wanted)
 
 
@@ -93,9 +102,8 @@ def test_kernels_run_on_the_current_stream(op: str) -> None:
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(20_000_000)  # about 10 ms: work on another stream would come first
-        for tensor, value in zip(tensors(args), later, strict=True):
-            tensor.copy_(value)
-        got = OPS[op].torch_op(*args)
+        fill(args, later)
+        got = outcome(op, args)
     stream.synchronize()
     assert same(got, reference(op, filled(args, later)))
 
@@ -104,7 +112,7 @@ def test_kernels_run_on_the_current_stream(op: str) -> None:
 def test_graphs_capture_and_replay(op: str) -> None:
     args = own(largest_case(op).torch_args(op, "cuda"))
     later = other_values(op, args)
-    first = [t.clone() for t in tensors(args)]
+    first = [t.clone() for t in tensors_in(args)]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -112,11 +120,10 @@ def test_graphs_capture_and_replay(op: str) -> None:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        got = OPS[op].torch_op(*args)
+        got = outcome(op, args)
     for values in (first, later):
         for _ in range(2):  # what a replay leaves in scratch or output is nothing to the next
-            for tensor, value in zip(tensors(args), values, strict=True):
-                tensor.copy_(value)
+            fill(args, values)
             graph.replay()
         assert same(got, reference(op, filled(args, values)))
 
@@ -124,13 +131,13 @@ def test_graphs_capture_and_replay(op: str) -> None:
 def test_a_split_product_replays() -> None:
     a, b = residues(P, 3, 20_000).cuda(), residues(P, 20_000, 20).cuda()
     run = OPS["field_matmul"].torch_op
-    wanted = run(a, b, P).cpu()
+    wanted = [run(a, b, P).cpu()]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         got = run(a, b, P)
     for _ in range(3):
         graph.replay()
-        assert same(got, wanted)
+        assert same([got], wanted)
 
 
 @EVERY_OP
@@ -214,7 +221,7 @@ def test_votes_on_a_layer_of_a_language_model(group: str, ties: str) -> None:
     mask = torch.rand(clients, rows * columns, device="cuda") < 0.5
     mask[:, ::3], mask[:, 1::3] = False, True  # most votes are unanimous
     counts = pyfed.ops.mask_count(pyfed.ops.mask_pack(mask), rows * columns)
-    assert same(counts, mask.cpu().sum(0).to(torch.uint8))
+    assert same([counts], [mask.cpu().sum(0).to(torch.uint8)])
     weight = torch.randn(rows, columns, device="cuda").to(torch.float16)
     sparsity = None if ":" in group else 0.4
     how = {"score": weight.neg() if ties == "score" else None, "key": KEY}
@@ -227,9 +234,7 @@ def test_votes_on_a_layer_of_a_language_model(group: str, ties: str) -> None:
         mask_wanted = pyfed.ops.mask_prune_(
             *(wanted, counts.cpu(), sparsity, group, ties), clients=64, **on_host
         )
-    assert same(chosen, mask_wanted)
-    assert same(same_mask, mask_wanted)
-    assert same(pruned, wanted)
+    assert same([chosen, same_mask, pruned], [mask_wanted, mask_wanted, wanted])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -239,10 +244,11 @@ def test_floats_of_16_bits_convert_as_on_the_host(dtype: torch.dtype) -> None:
     given = torch.stack([values, values.flip(0)]).cuda()
     got = pyfed.ops.masked_mean(given, weights=[3, 7], denominator="all")
     with pyfed.use_backend("reference"):
-        assert same(got, pyfed.ops.masked_mean(given.cpu(), weights=[3, 7], denominator="all"))
+        wanted = pyfed.ops.masked_mean(given.cpu(), weights=[3, 7], denominator="all")
+        assert same([got], [wanted])
     votes = torch.arange(len(values), device="cuda").remainder(8).to(torch.uint8)
     weight, wanted = values.cuda().view(1, -1), values.clone().view(1, -1)
     pyfed.ops.mask_prune_(weight, votes, 0.25, clients=7)
     with pyfed.use_backend("reference"):
         pyfed.ops.mask_prune_(wanted, votes.cpu(), 0.25, clients=7)
-    assert same(weight, wanted)
+    assert same([weight], [wanted])

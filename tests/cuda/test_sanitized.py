@@ -16,7 +16,8 @@ FILES = sorted(str(path) for path in Path(__file__).parent.glob("test_emulated*.
     "chosen",
     [
         "(any_shape or with_tails or misaligned or is_told_of) and (solinas31 or packing or planes"
-        " or padding or float16 or uint8-1 or int32-2) or harmless or any_chunk",
+        " or padding or float16 or uint8-1 or int32-2) or harmless or any_chunk or 32_bits"
+        " or emulated_lora and (any_shape or misaligned)",
         pytest.param("", marks=pytest.mark.slow),
     ],
     ids=("some", "all"),

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import lora_calls
 import mask_calls
 import torch
 import triton
@@ -39,7 +40,7 @@ FRESH = ("out", "left", "word", "sums", "votes", "below", "prefix", "threshold",
 KINDS = {
     **{torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"},
     **{torch.uint8: "*u8", torch.float16: "*fp16", torch.bfloat16: "*bf16"},
-    torch.float32: "*fp32",
+    **{torch.float32: "*fp32", torch.float64: "*fp64"},
 }
 
 
@@ -65,6 +66,7 @@ CALLS: tuple[Callable[[], object], ...] = (
     lambda: lagrange.lagrange_decode(_zeros(5, 3), _zeros(3, 5), P, 9, WORD),
     lambda: lagrange.lagrange_decode(_zeros(70, 3), _zeros(64, 70), P, 192, WORD),
     *mask_calls.CALLS,
+    *lora_calls.CALLS,
 )
 
 
@@ -156,7 +158,7 @@ def compiled(launch: Launch, arch: int, aligned: bool) -> dict[str, Any]:
         "shared": result.metadata.shared,
         "instructions": len(instructions),
         "spills": sum(instruction in ("LDL", "STL") for instruction in instructions),
-        "matrix": {name: instructions.count(name) for name in ("IMMA", "IGMMA")},
+        "matrix": {name: instructions.count(name) for name in ("IMMA", "IGMMA", "HMMA", "HGMMA")},
         "contracts": result.metadata.enable_fp_fusion,
         "inexact": re.findall(r"\bfma\.|\S+\.ftz\S*|div\.(?:full|approx)\S*", result.asm["ptx"]),
     }

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("compile_all.py")
-IN_FLOATS = {"finish_kernel", "mean_kernel", "prune_kernel", "scatter_kernel"}
-SUMS = {"mean_kernel", "scatter_kernel"}
+SUMS = {
+    *("mean_kernel", "scatter_kernel", "weighted_mean_kernel", "adamw_kernel", "sgd_kernel"),
+}
+IN_FLOATS = {"finish_kernel", "prune_kernel", "dropout_kernel", *SUMS}
 ON_MATRIX_UNITS = {"product_kernel", "lagrange_encode_kernel"}
+ON_TENSOR_CORES = {"merge_kernel", "shrink_kernel", "expand_kernel", "gradient_kernel"}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,15 @@ def test_products_run_on_matrix_units(compiled: list[dict[str, Any]]) -> None:
     for row in compiled:
         wanted = row["kernel"] in ON_MATRIX_UNITS
         assert bool(row["matrix"][{80: "IMMA", 90: "IGMMA"}[row["arch"]]]) == wanted, row
+
+
+def test_sums_of_floats_run_on_tensor_cores(compiled: list[dict[str, Any]]) -> None:
+    """Hopper's own instruction takes 64 rows; smaller tiles take the one that Ampere has."""
+    for row in compiled:
+        instructions = row["matrix"]["HMMA"] + row["matrix"]["HGMMA"]
+        assert bool(instructions) == (row["kernel"] in ON_TENSOR_CORES), row
+        if row["arch"] == 90 and row["constants"].get("ROWS", 0) >= 64:
+            assert bool(row["matrix"]["HGMMA"]) == (row["kernel"] in ON_TENSOR_CORES), row
 
 
 def test_shared_memory_lets_two_programs_share_a_multiprocessor(
