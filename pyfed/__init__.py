@@ -21,7 +21,7 @@ _HOME = {
     "use_backend": "pyfed.op",
     "check": "pyfed.checks",
 }
-_MODULES = ("ops", "errors", "lanes", "pruning", "secagg")
+_MODULES = ("ops", "errors", "lanes", "lora", "pruning", "secagg")
 
 __all__ = [
     "MERSENNE31",
@@ -34,6 +34,7 @@ __all__ = [
     "errors",
     "flatten",
     "lanes",
+    "lora",
     "ops",
     "pruning",
     "secagg",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from pyfed import errors, lanes, ops, pruning, secagg
+    from pyfed import errors, lanes, lora, ops, pruning, secagg
     from pyfed.checks import check
     from pyfed.codes import LagrangeCode
     from pyfed.fields import MERSENNE31, SOLINAS31, Field
