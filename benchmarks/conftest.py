@@ -18,7 +18,7 @@ import torch
 
 import baselines
 import pyfed
-from contests import Baseline, Contest, Sizes, backends
+from contests import Baseline, Contest, Output, Sizes, backends, equal
 from floors import floor_of
 from machine import describe
 from ratios import interleaved, timer_of
@@ -85,10 +85,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-_expected: dict[tuple[str, str], torch.Tensor] = {}
+_expected: dict[tuple[str, str], Output] = {}
 
 
-def expected_of(contest: Contest, device: str) -> torch.Tensor:
+def expected_of(contest: Contest, device: str) -> Output:
     """What the contest must return; kept while its contestants run, which is one after another."""
     key = (contest.group, device)
     if key not in _expected:
@@ -124,7 +124,7 @@ def measure(
             benchmark(baseline.run)
         else:
             with pyfed.use_backend(contestant):
-                assert torch.equal(contest.run(), expected)
+                assert equal(contest.run(), expected)
                 pyfed.check()
                 info |= {"kind": "pyfed"}
                 benchmark(contest.run)
@@ -134,7 +134,7 @@ def measure(
         assert torch.get_num_threads() == THREADS
         benchmark.extra_info.update(info)
 
-    def ratios_of(contest: Contest, expected: torch.Tensor) -> dict[str, dict[str, Any]]:
+    def ratios_of(contest: Contest, expected: Output) -> dict[str, dict[str, Any]]:
         found = {}
         for name in rivals:
             rival = checked(contest.baselines[name], expected)
@@ -145,7 +145,7 @@ def measure(
     return run
 
 
-def checked(prepare: Callable[[], Baseline], expected: torch.Tensor) -> Baseline:
+def checked(prepare: Callable[[], Baseline], expected: Output) -> Baseline:
     """A prepared baseline that keeps its promise."""
     baseline = prepare()
     baseline.check(baseline.run(), expected)

@@ -13,6 +13,14 @@ import torch
 import pyfed
 
 Size = tuple[int, ...]
+Output = torch.Tensor | list[torch.Tensor]
+
+
+def equal(output: Output, expected: Output) -> bool:
+    """The same numbers in the same shapes."""
+    if isinstance(output, torch.Tensor) and isinstance(expected, torch.Tensor):
+        return torch.equal(output, expected)
+    return all(map(torch.equal, output, expected)) and len(output) == len(expected)
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Baseline:
     """
 
     run: Callable[[], Any]
-    check: Callable[[Any, torch.Tensor], None]
+    check: Callable[[Any, Any], None]
     lacks: str = ""
 
 
@@ -38,7 +46,8 @@ class Contest:
     Args:
         op: name of the op, or of the chain of ops.
         shape: the sizes, for people.
-        run: the call into pyfed; it must give the same bits every time.
+        run: the call into pyfed; it must give the same bits every time, or, where ``expected`` is
+            given, the first time.
         bytes: the least that must cross memory: inputs read once and outputs written once.
         macs: multiply-adds in the field.
         chacha: bytes of ChaCha20 keystream.
@@ -49,12 +58,12 @@ class Contest:
 
     op: str
     shape: str
-    run: Callable[[], torch.Tensor]
+    run: Callable[[], Output]
     bytes: int
     macs: int = 0
     chacha: int = 0
     baselines: Mapping[str, Callable[[], Baseline]] = field(default_factory=dict)
-    expected: Callable[[], torch.Tensor] | None = None
+    expected: Callable[[], Output] | None = None
     dtype: str = "int32"
 
     @property
@@ -62,7 +71,7 @@ class Contest:
         """Backends and baselines of one group stand side by side."""
         return f"{self.op} {self.shape}"
 
-    def reference(self) -> torch.Tensor:
+    def reference(self) -> Output:
         """What ``run`` must return."""
         if self.expected is not None:
             return self.expected()
