@@ -78,7 +78,8 @@ def _lora_merge() -> Iterator[Case]:
         base, a, b = _merge(9, 13, 8, dtype, wide=True)
         base = -(b @ a).to(dtype)  # what is left is the rounding of the base
         yield Case(f"cancelled, {dtype}", (base, a, b))
-        for sizes, form in (((70, 131, 40), False), ((131, 600, 257), True), ((260, 67, 16), True)):
+        large = ((70, 131, 40), False), ((131, 600, 257), True), ((260, 67, 16), True)
+        for sizes, form in (*large, ((30, 1100, 300), False)):  # the last in several panels
             for positive in (True, False):
                 base, a, b = _merge(*sizes, dtype, wide=True, positive=positive)
                 scale = torch.rand(sizes[2])

@@ -99,8 +99,11 @@ def test_a_public_function_may_give_a_list() -> None:
 
 
 def test_tensors_in_lists_count_for_the_device() -> None:
-    """A list on another device than the rest is told of, and names both devices."""
+    """A list on another device than the rest is told of, and names both devices.
+
+    Of its tensors the first counts; the others are for the op to look at.
+    """
     elsewhere = torch.ones(1, device="meta")
     with pytest.raises(ArgumentError, match="are on cpu, meta; they must be on one device"):
-        expect_one_device("some_op", ([ONE, elsewhere], 3, None))
+        expect_one_device("some_op", ([elsewhere, ONE], ONE, 3, None))
     assert expect_one_device("some_op", ([ONE], ONE, "text")).type == "cpu"

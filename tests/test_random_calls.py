@@ -29,7 +29,9 @@ def check_draws(op: str, run: Run, count: int) -> None:
             got = outcome(op, prepared(op, *args, **kwargs))
         for one, right in zip(got, draw.answers, strict=True):
             if isinstance(right, Between):
-                wanted: Between | torch.Tensor = Between(*(end.reshape(-1) for end in right))
+                wanted: Between | torch.Tensor = Between(
+                    *(None if end is None else end.reshape(-1) for end in right)
+                )
             else:
                 wanted = torch.as_tensor(right, dtype=one.dtype).reshape(-1)
             assert fits(one.reshape(-1), wanted), f"call {number}: {draw.args} {draw.kwargs}"

@@ -17,7 +17,7 @@ from lora_cases import DTYPES, owners
 from pyfed import Key, use_backend
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.ops import counter_dropout
-from pyfed.ops.dropout import philox_reference
+from pyfed.ops.dropout import philox_reference, threshold_of
 from runs import Run, runs_of
 
 DROPOUT_RUNS = pytest.mark.parametrize(("op", "run"), runs_of("counter_dropout"))
@@ -53,6 +53,21 @@ def test_philox_gives_the_known_answers(counter: str, key: str, block: str) -> N
 
 def ones(rows: int, features: int, run: Run) -> torch.Tensor:
     return torch.ones(rows, features, device=run.device)
+
+
+@DROPOUT_RUNS
+def test_a_word_equal_to_the_threshold_is_kept_and_one_below_it_dropped(op: str, run: Run) -> None:
+    words = oracles.philox([0, 0, 0, 0], [word & 0xFFFFFFFF for word in KEY.words()[:2].tolist()])
+    for place, word in enumerate(map(int, words)):
+        with run.active():
+            for above in (0, 1):  # both rates are exact in float64
+                dropped = counter_dropout(ones(1, 4, run), (word + above) / 2**32, KEY)
+                assert bool(dropped[0, place] == 0) == bool(above)
+
+
+def test_the_threshold_is_the_nearest_word() -> None:
+    assert threshold_of(0.3) == 1288490189  # 0.3 · 2^32 is 1288490188.8
+    assert threshold_of(1 - 2.0**-40) == 2**32 - 1
 
 
 @DROPOUT_RUNS
