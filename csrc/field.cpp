@@ -8,7 +8,8 @@ namespace pyfed {
 namespace PYFED_SIMD {
 namespace {
 
-constexpr int64_t kSumChunk = 1024;  // 8 KiB of 64-bit sums a thread
+constexpr int64_t kBandRows = 2 * kDepth;  // that repay a panel packed for them alone
+constexpr int64_t kSumChunk = 1024;        // 8 KiB of 64-bit sums a thread
 
 template <uint32_t P>
 int sum_chunk(const uint32_t* x, const uint32_t* weights, int64_t clients, int64_t count,
@@ -44,7 +45,7 @@ int field_matmul_cpu(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k,
   with_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;
     errors = over_panels<P>(
-        a, m, k, n, threads, 0, scratch,
+        a, m, k, n, threads, m / kBandRows, 0, scratch,
         [=](int64_t l0, int64_t depth, int64_t c0, int64_t width, int32_t* panel, uint32_t*) {
           return pack_rows<P>(b + l0 * n + c0, n, 0, depth, width, panel);
         },
@@ -60,13 +61,18 @@ int field_sum_cpu(const uint32_t* x, const uint32_t* weights, int64_t clients, i
   with_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;
     const int64_t chunks = (count + kSumChunk - 1) / kSumChunk;
-#pragma omp parallel for num_threads(threads) reduction(| : errors) \
-    schedule(static) if (double(clients) * double(count) > kSerial)
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const int64_t first = chunk * kSumChunk;
-      const int64_t length = count - first < kSumChunk ? count - first : kSumChunk;
-      errors |= sum_chunk<P>(x + first, weights, clients, count, length, out + first);
-    }
+#pragma omp parallel num_threads(threads) \
+    reduction(| : errors) if (double(clients) * double(count) > kSerial)
+    errors |= wiped_after([&] {
+      int found = 0;
+#pragma omp for schedule(static) nowait
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t first = chunk * kSumChunk;
+        const int64_t length = count - first < kSumChunk ? count - first : kSumChunk;
+        found |= sum_chunk<P>(x + first, weights, clients, count, length, out + first);
+      }
+      return found;
+    });
   });
   return errors;
 }

@@ -40,19 +40,23 @@ int quantize_cpu(const float* values, int64_t count, float scale, float clip, ui
   const Nonce nonce = {0, stream, domain_word(kRounding, 0)};
   const int64_t chunks = (count + kChunk - 1) / kChunk;
   int errors = 0;
-#pragma omp parallel for num_threads(threads) reduction(| : errors) \
-    schedule(static) if (count > kParallel)
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const int64_t first = chunk * kChunk;
-    const int64_t length = count - first < kChunk ? count - first : kChunk;
-    if (key) {
-      alignas(64) uint32_t words[kChunk];
-      fill_words(key, start + first, length, nonce, words);
-      errors |= round_chunk(values + first, length, scale, clip, modulus, words, out + first);
-    } else {
-      errors |= nearest_chunk(values + first, length, scale, clip, modulus, out + first);
+#pragma omp parallel num_threads(threads) reduction(| : errors) if (count > kParallel)
+  errors |= wiped_after([&] {
+    int found = 0;
+#pragma omp for schedule(static) nowait
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int64_t first = chunk * kChunk;
+      const int64_t length = count - first < kChunk ? count - first : kChunk;
+      if (key) {
+        alignas(64) uint32_t words[kChunk];
+        fill_words(key, start + first, length, nonce, words);
+        found |= round_chunk(values + first, length, scale, clip, modulus, words, out + first);
+      } else {
+        found |= nearest_chunk(values + first, length, scale, clip, modulus, out + first);
+      }
     }
-  }
+    return found;
+  });
   return errors;
 }
 

@@ -173,7 +173,7 @@ inline void dot_tile(const float* x, int64_t x_pitch, const float* w, int64_t w_
 // of out are `pitch` apart.
 inline void transpose(const float* x, int64_t x_pitch, int64_t rows, int64_t columns, float* out,
                       int64_t width, int64_t pitch) {
-  static_assert(kFloats == kBlocks, "transpose_stage works on square blocks");
+  static_assert(kFloats == kBlocks, "blocks are square");
   for (int64_t r = 0; r < width; r += kFloats) {
     for (int64_t c = 0; c < columns; c += kFloats) {
       const int64_t wide = columns - c < kFloats ? columns - c : kFloats;
@@ -182,10 +182,7 @@ inline void transpose(const float* x, int64_t x_pitch, int64_t rows, int64_t col
       for (int i = 0; i < kFloats; ++i) {
         block[i] = r + i < rows ? Words(load_part(x + (r + i) * x_pitch + c, wide)) : Words{};
       }
-      transpose_stage<1>(block);
-      transpose_stage<2>(block);
-      if (kFloats > 4) transpose_stage<4 % kFloats>(block);
-      if (kFloats > 8) transpose_stage<8 % kFloats>(block);
+      transpose<kBlocks>(block);
 #pragma GCC unroll 16
       for (int i = 0; i < kFloats; ++i) {
         if (i < wide) store_part(out + (c + i) * pitch + r, Floats(block[i]), width - r);

@@ -13,6 +13,9 @@ namespace pyfed {
                        uint32_t* out, int threads);                                                \
   int random_residues_cpu(const uint32_t* key, int64_t start, int64_t count, uint32_t stream,      \
                           uint32_t modulus, uint32_t* out, int threads);                           \
+  int add_masks_cpu(uint32_t* residues, int64_t length, const uint32_t* keys,                      \
+                    const int32_t* signs, int64_t masks, uint32_t modulus, uint32_t stream,        \
+                    int64_t start, int threads);                                                   \
   int field_matmul_cpu(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, int64_t n,      \
                        uint32_t modulus, uint32_t* out, int32_t* scratch, int threads);            \
   int field_sum_cpu(const uint32_t* x, const uint32_t* weights, int64_t clients, int64_t count,    \
@@ -114,6 +117,10 @@ void random_words_cuda(const uint32_t* key, int64_t start, int64_t count, uint32
 void random_residues_cuda(const uint32_t* key, int64_t start, int64_t count, uint32_t stream,
                           uint32_t modulus, uint32_t* out, int* errors, int device,
                           void* stream_handle);
+// residues[i] += Σ_m signs[m] · residue start + i of key m; signs are 1 or -1.
+void add_masks_cuda(uint32_t* residues, int64_t length, const uint32_t* keys, const int32_t* signs,
+                    int64_t masks, uint32_t modulus, uint32_t stream, int64_t start, int* errors,
+                    int device, void* stream_handle);
 void field_matmul_cuda(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, int64_t n,
                        uint32_t modulus, uint32_t* out, int32_t* scratch, int* errors, int device,
                        void* stream_handle);

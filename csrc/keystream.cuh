@@ -15,20 +15,20 @@ struct Keystream {
   __device__ __forceinline__ uint32_t operator[](int i) const { return words[i + i / kBlock]; }
 };
 
-// How `count` elements from index `start` on are dealt to thread blocks. A thread block makes 4096
-// words; when the first element is not at the start of a ChaCha20 block, the first words serve
-// the thread block before, and 4080 are left: so that each begins 16 elements aligned in the
-// output.
+// How `count` elements from index `start` on are dealt to thread blocks, of which each makes
+// `chunks` ChaCha20 blocks. When the first element is not at the start of a ChaCha20 block, the
+// first words serve the thread block before, and 16 fewer are left: so that each begins 16 elements
+// aligned in the output.
 struct Portions {
   int64_t start, count;
   int skip;      // words before the first element
   int elements;  // of a thread block
 
-  Portions(int64_t start, int64_t count)
+  Portions(int64_t start, int64_t count, int chunks = kThreads)
       : start(start),
         count(count),
         skip(int(start % Keystream::kBlock)),
-        elements((kThreads - (skip ? 1 : 0)) * Keystream::kBlock) {}
+        elements((chunks - (skip ? 1 : 0)) * Keystream::kBlock) {}
 
   int64_t blocks() const { return ceil_div(count, elements); }
   __device__ __forceinline__ int64_t first() const { return int64_t(blockIdx.x) * elements; }

@@ -25,16 +25,64 @@ int pack_data(const uint32_t* data, int64_t length, int64_t blocks, int64_t l0, 
       }
       continue;
     }
+    const int64_t live = width - tile < kTileColumns ? width - tile : kTileColumns;
+    const int64_t step = column_step(live);
+    std::memset(target, 0, size_t(depth * kTileColumns) * 4);
     for (int64_t l = 0; l < depth; ++l) {
-      for (int i = 0; i < kTileColumns; ++i) {
+      for (int64_t i = 0; i < live; ++i) {
         const int64_t at = first + i * blocks + l;
-        const uint32_t v = tile + i < width && at < length ? data[at] : 0;
+        const uint32_t v = at < length ? data[at] : 0;
         bad |= uint32_t(v >= P);
-        target[l * kTileColumns + i] = centred(v, P);
+        target[l * kTileColumns + i * step] = centred(v, P);
       }
     }
   }
   return bad ? kBadResidue : 0;
+}
+
+constexpr int64_t kThin = 1024;  // columns of a chunk: 8 KiB of sums, 4 KiB of a row
+static_assert(kThin % kTileColumns == 0, "chunks are whole vectors");
+
+// One share of data in one block: matrix[0] · data + Σ_t matrix[1 + t] · (random row t). A tile of
+// kTileRows shares would be wasted on it. Factors are centred, so a product is below 2^61, and
+// three of them and what a fold left are below 3 · 2^61 + 2^49 + 2^32 < 2^63.
+template <uint32_t P>
+int encode_thin(const uint32_t* data, int64_t length, const uint32_t* matrix, int64_t privacy,
+                const uint32_t* key, uint32_t stream, int64_t start_column, uint32_t* out) {
+  alignas(64) uint32_t row[kThin];
+  Lanes even[kThin / kTileColumns] = {}, odd[kThin / kTileColumns] = {};
+  const int64_t vectors = (length + kTileColumns - 1) / kTileColumns;
+  std::memcpy(row, data, size_t(length) * 4);
+  std::memset(row + length, 0, size_t(vectors * kTileColumns - length) * 4);
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < length; ++i) bad |= uint32_t(row[i] >= P);
+  int errors = 0;
+  for (int64_t t = 0; t <= privacy; ++t) {
+    if (t > 0) {
+      const Nonce nonce = {uint32_t(t - 1), stream, domain_word(kPadding, P)};
+      errors |= fill_residues(key, start_column, length, nonce, P, row);
+    }
+    bad |= uint32_t(matrix[t] >= P);
+    const Lanes factor = lanes_each(centred(matrix[t], P));
+    for (int64_t j = 0; j < vectors; ++j) {
+      const Lanes x = lanes_load(reinterpret_cast<const int32_t*>(row) + j * kTileColumns);
+      even[j] = lanes_add(even[j], lanes_product(x, factor));
+      odd[j] = lanes_add(odd[j], lanes_product(lanes_high(x), factor));
+    }
+    if (t % 3 == 2) {
+      for (int64_t j = 0; j < vectors; ++j) {
+        even[j] = folded<P>(even[j]), odd[j] = folded<P>(odd[j]);
+      }
+    }
+  }
+  const Lanes p = lanes_each(int32_t(P));
+  for (int64_t j = 0; j < vectors; ++j) {
+    const Lanes low = nearly_reduced<P>(folded<P>(even[j]));
+    const Lanes v = lanes_join(low, nearly_reduced<P>(folded<P>(odd[j])));
+    lanes_store(row + j * kTileColumns, halves_reduce(v, p));
+  }
+  std::memcpy(out, row, size_t(length) * 4);
+  return errors | (bad ? kBadResidue : 0);
 }
 
 }  // namespace
@@ -47,6 +95,23 @@ int lagrange_encode_cpu(const uint32_t* data, int64_t length, const uint32_t* ma
   int errors = 0;
   with_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;
+    if (shares == 1 && blocks == 1) {
+      const int64_t chunks = (length + kThin - 1) / kThin;
+      const bool parallel = double(length) * double(1 + privacy) > kSerial;
+#pragma omp parallel num_threads(threads) reduction(| : errors) if (parallel)
+      errors |= wiped_after([&] {
+        int found = 0;
+#pragma omp for schedule(static) nowait
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+          const int64_t first = chunk * kThin;
+          const int64_t part = length - first < kThin ? length - first : kThin;
+          found |= encode_thin<P>(data + first, part, matrix, privacy, key, stream,
+                                  start_column + first, out + first);
+        }
+        return found;
+      });
+      return;
+    }
     const uint32_t domain = domain_word(kPadding, P);
     auto pack = [=](int64_t l0, int64_t depth, int64_t c0, int64_t width, int32_t* panel,
                     uint32_t* spare) {
@@ -64,7 +129,7 @@ int lagrange_encode_cpu(const uint32_t* data, int64_t length, const uint32_t* ma
       return bad;
     };
     errors = over_panels<P>(
-        matrix, shares, blocks + privacy, columns, threads, 0, scratch, pack,
+        matrix, shares, blocks + privacy, columns, threads, 1, 0, scratch, pack,
         [=](int64_t c0, uint32_t*) { return Target{out + c0, columns}; },
         [](int64_t, int64_t, uint32_t*) {});
   });
@@ -78,7 +143,7 @@ int lagrange_decode_cpu(const uint32_t* rows, int64_t columns, const uint32_t* m
   with_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;
     errors = over_panels<P>(
-        matrix, blocks, threshold, columns, threads, blocks, scratch,
+        matrix, blocks, threshold, columns, threads, 1, blocks, scratch,
         [=](int64_t l0, int64_t depth, int64_t c0, int64_t width, int32_t* panel, uint32_t*) {
           return pack_rows<P>(rows + l0 * columns + c0, columns, 0, depth, width, panel);
         },

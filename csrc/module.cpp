@@ -119,6 +119,7 @@ PYBIND11_MODULE(_C, m) {
   PYFED_CPU(lora_workspace);
   PYFED_BOTH(random_words);
   PYFED_BOTH(random_residues);
+  PYFED_BOTH(add_masks);
   PYFED_BOTH(field_matmul);
   PYFED_BOTH(field_sum);
   PYFED_BOTH(quantize);

@@ -21,6 +21,10 @@ inline int64_t panel_at(int64_t l, int64_t c) {
   return (c / kTileColumns) * kDepth * kTileColumns + l * kTileColumns + c % kTileColumns;
 }
 
+// A tile with at most kLanes live columns has them in its even places, and its product makes no
+// others: column i lies at i times this.
+inline int64_t column_step(int64_t live) { return live <= kLanes ? 2 : 1; }
+
 // x -> a congruent number: the low 32 bits plus the high 32 bits, signed, times 2^32 mod p.
 template <uint32_t P>
 inline Lanes folded(Lanes x) {
@@ -42,7 +46,8 @@ inline Lanes nearly_reduced(Lanes x) {
 // eight of them and what the fold left: for 2^31 - 2^17 + 1, 8 (2^30 - 2^16)^2 + 2^49 + 2^32
 // = 2^63 - 2^50 + 2^35 + 2^49 + 2^32 < 2^63; for 2^31 - 1, 8 (2^30 - 1)^2 + 2^33
 // = 2^63 - 2^34 + 8 + 2^33 < 2^63.
-template <uint32_t P>
+// With kHalf the odd places of `out` become what they were, or 0 where nothing is added.
+template <uint32_t P, bool kHalf>
 inline void tile_product(const int32_t* strip, const int32_t* tile, int64_t depth, bool add,
                          uint32_t* out, int64_t stride) {
   Lanes even[kTileRows], odd[kTileRows];
@@ -56,17 +61,20 @@ inline void tile_product(const int32_t* strip, const int32_t* tile, int64_t dept
       for (int r = 0; r < kTileRows; ++r) {
         const Lanes a = lanes_each(strip[l * kTileRows + r]);
         even[r] = lanes_add(even[r], lanes_product(a, b));
-        odd[r] = lanes_add(odd[r], lanes_product(a, b_odd));
+        if (!kHalf) odd[r] = lanes_add(odd[r], lanes_product(a, b_odd));
       }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < kTileRows; ++r) even[r] = folded<P>(even[r]), odd[r] = folded<P>(odd[r]);
+    for (int r = 0; r < kTileRows; ++r) {
+      even[r] = folded<P>(even[r]);
+      if (!kHalf) odd[r] = folded<P>(odd[r]);
+    }
   }
   const Lanes p = lanes_each(int32_t(P));
 #pragma GCC unroll 8
   for (int r = 0; r < kTileRows; ++r) {
-    Lanes v = lanes_join(nearly_reduced<P>(even[r]), nearly_reduced<P>(odd[r]));
-    v = halves_reduce(v, p);
+    const Lanes above = kHalf ? lanes_zero() : nearly_reduced<P>(odd[r]);
+    Lanes v = halves_reduce(lanes_join(nearly_reduced<P>(even[r]), above), p);
     if (add) v = halves_reduce(halves_add(v, lanes_loadu(out + r * stride)), p);
     lanes_store(out + r * stride, v);
   }
@@ -77,11 +85,27 @@ inline void tile_product(const int32_t* strip, const int32_t* tile, int64_t dept
 template <uint32_t P>
 inline int pack_strip(const uint32_t* a, int64_t pitch, int64_t row, int64_t rows, int64_t l0,
                       int64_t depth, int32_t* strip) {
+  using Row = Square<kTileRows>::Row;
+  const uint32_t* source = a + row * pitch + l0;
+  // Whole squares are transposed in registers: narrow products read the left operand but once.
+  const int64_t whole = row + kTileRows <= rows ? depth - depth % kTileRows : 0;
+  Row most = {};
+  for (int64_t l = 0; l < whole; l += kTileRows) {
+    Row square[kTileRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kTileRows; ++r) {
+      std::memcpy(&square[r], source + r * pitch + l, sizeof(Row));
+      most = square[r] > most ? square[r] : most;
+      square[r] -= Row(square[r] > (P - 1) / 2) & P;
+    }
+    transpose<kTileRows>(square);
+    std::memcpy(strip + l * kTileRows, square, sizeof square);
+  }
   uint32_t bad = 0;
+  for (int i = 0; i < kTileRows; ++i) bad |= uint32_t(most[i] >= P);
   for (int r = 0; r < kTileRows; ++r) {
-    const uint32_t* source = a + (row + r) * pitch + l0;
-    for (int64_t l = 0; l < depth; ++l) {
-      const uint32_t v = row + r < rows ? source[l] : 0;
+    for (int64_t l = whole; l < depth; ++l) {
+      const uint32_t v = row + r < rows ? source[r * pitch + l] : 0;
       bad |= uint32_t(v >= P);
       strip[l * kTileRows + r] = centred(v, P);
     }
@@ -104,18 +128,25 @@ inline int panel_product(const uint32_t* a, int64_t pitch, int64_t rows, int64_t
       uint32_t* target = out + row * stride + c;
       const int64_t live = columns - c < kTileColumns ? columns - c : kTileColumns;
       if (live == kTileColumns && live_rows == kTileRows) {
-        tile_product<P>(strip, tile, depth, add, target, stride);
+        tile_product<P, false>(strip, tile, depth, add, target, stride);
         continue;
       }
       alignas(64) uint32_t edge[kTileRows * kTileColumns] = {};
-      if (add) {
-        for (int64_t r = 0; r < live_rows; ++r) {
-          std::memcpy(edge + r * kTileColumns, target + r * stride, size_t(live) * 4);
+      const int64_t step = column_step(live);
+      for (int64_t r = 0; add && r < live_rows; ++r) {
+        for (int64_t i = 0; i < live; ++i) {
+          edge[r * kTileColumns + i * step] = target[r * stride + i];
         }
       }
-      tile_product<P>(strip, tile, depth, add, edge, kTileColumns);
+      if (step == 2) {
+        tile_product<P, true>(strip, tile, depth, add, edge, kTileColumns);
+      } else {
+        tile_product<P, false>(strip, tile, depth, add, edge, kTileColumns);
+      }
       for (int64_t r = 0; r < live_rows; ++r) {
-        std::memcpy(target + r * stride, edge + r * kTileColumns, size_t(live) * 4);
+        for (int64_t i = 0; i < live; ++i) {
+          target[r * stride + i] = edge[r * kTileColumns + i * step];
+        }
       }
     }
   }

@@ -15,13 +15,18 @@ int over_chunks(int64_t start, int64_t count, int threads, Body body) {
   const int64_t aligned = start & ~int64_t(15);
   const int64_t chunks = (start + count - aligned + kChunk - 1) / kChunk;
   int errors = 0;
-#pragma omp parallel for num_threads(threads) reduction(| : errors) schedule(static) if (chunks > 1)
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const int64_t low = aligned + chunk * kChunk > start ? aligned + chunk * kChunk : start;
-    const int64_t end = aligned + (chunk + 1) * kChunk;
-    const int64_t high = end < start + count ? end : start + count;
-    errors |= body(low, high - low);
-  }
+#pragma omp parallel num_threads(threads) reduction(| : errors) if (chunks > 1)
+  errors |= wiped_after([&] {
+    int found = 0;
+#pragma omp for schedule(static) nowait
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int64_t low = aligned + chunk * kChunk > start ? aligned + chunk * kChunk : start;
+      const int64_t end = aligned + (chunk + 1) * kChunk;
+      const int64_t high = end < start + count ? end : start + count;
+      found |= body(low, high - low);
+    }
+    return found;
+  });
   return errors;
 }
 

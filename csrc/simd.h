@@ -5,13 +5,10 @@
 
 #include "chacha.h"
 #include "field.h"
+#include "wipe.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
-#endif
-
-#ifndef PYFED_SIMD
-#define PYFED_SIMD plain
 #endif
 
 namespace pyfed {
@@ -116,8 +113,34 @@ template <int kBits>
 inline Words rotated(Words x) {
 #if defined(__AVX512F__)
   return Words(_mm512_rol_epi32(__m512i(x), kBits));
+#elif defined(__AVX2__)
+  if (kBits % 8) return x << kBits | x >> (32 - kBits);
+  constexpr int64_t kOrder = kBits == 16 ? 0x0504070601000302 : 0x0605040702010003;
+  constexpr int64_t kNext = kOrder + 0x0808080808080808;
+  static_assert(kBits % 8 || kBits == 16 || kBits == 8, "the orders of bytes above");
+  return Words(_mm256_shuffle_epi8(__m256i(x), _mm256_setr_epi64x(kOrder, kNext, kOrder, kNext)));
 #else
   return x << kBits | x >> (32 - kBits);
+#endif
+}
+
+inline Words words_min(Words a, Words b) {
+#if defined(__AVX512F__)
+  return Words(_mm512_min_epu32(__m512i(a), __m512i(b)));
+#elif defined(__AVX2__)
+  return Words(_mm256_min_epu32(__m256i(a), __m256i(b)));
+#else
+  return a < b ? a : b;
+#endif
+}
+
+inline Words words_max(Words a, Words b) {
+#if defined(__AVX512F__)
+  return Words(_mm512_max_epu32(__m512i(a), __m512i(b)));
+#elif defined(__AVX2__)
+  return Words(_mm256_max_epu32(__m256i(a), __m256i(b)));
+#else
+  return a > b ? a : b;
 #endif
 }
 
@@ -128,69 +151,95 @@ inline void quarter_lanes(Words& a, Words& b, Words& c, Words& d) {
   c += d, b = rotated<7>(b ^ c);
 }
 
-// One stage of transposing kBlocks x kBlocks words: swaps the off-diagonal kStep-blocks.
-template <int kStep>
-inline void transpose_stage(Words* rows) {
-  Picks upper, lower;  // lane numbers, kBlocks and above in the second operand
-  for (int l = 0; l < kBlocks; ++l) {
-    upper[l] = l & kStep ? kBlocks + l - kStep : l;
-    lower[l] = l & kStep ? kBlocks + l : l + kStep;
+// Rows of a square matrix of words.
+template <int kSize>
+struct Square {
+  typedef uint32_t Row __attribute__((vector_size(4 * kSize)));
+  typedef int32_t Pick __attribute__((vector_size(4 * kSize)));
+};
+
+// One stage of transposing kSize x kSize words: swaps the off-diagonal kStep-blocks.
+template <int kSize, int kStep>
+inline void transpose_stage(typename Square<kSize>::Row* rows) {
+  typename Square<kSize>::Pick upper, lower;  // lanes, kSize and above in the second operand
+  for (int l = 0; l < kSize; ++l) {
+    upper[l] = l & kStep ? kSize + l - kStep : l;
+    lower[l] = l & kStep ? kSize + l : l + kStep;
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < kBlocks; ++i) {
+  for (int i = 0; i < kSize; ++i) {
     if (i & kStep) continue;
-    const Words a = rows[i], b = rows[i + kStep];
+    const auto a = rows[i], b = rows[i + kStep];
     rows[i] = __builtin_shuffle(a, b, upper);
     rows[i + kStep] = __builtin_shuffle(a, b, lower);
   }
 }
 
-// Writes 16 · kBlocks words: the blocks with counters `counter` … in order.
-inline void chacha_blocks(const uint32_t* key, uint32_t counter, Nonce nonce, uint32_t* out) {
-  Words state[16], start[16];
-  const uint32_t head[4] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
-  for (int i = 0; i < 4; ++i) start[i] = Words{} + head[i];
-  for (int i = 0; i < 8; ++i) start[4 + i] = Words{} + key[i];
-  for (int l = 0; l < kBlocks; ++l) start[12][l] = counter + uint32_t(l);
-  start[13] = Words{} + nonce.row;
-  start[14] = Words{} + nonce.stream;
-  start[15] = Words{} + nonce.domain;
+template <int kSize>
+inline void transpose(typename Square<kSize>::Row* rows) {
+  transpose_stage<kSize, 1>(rows);
+  transpose_stage<kSize, 2>(rows);
+  if (kSize > 4) transpose_stage<kSize, 4 % kSize>(rows);
+  if (kSize > 8) transpose_stage<kSize, 8 % kSize>(rows);
+}
+
+// kGroups times kBlocks blocks: state[g][i][l] becomes word i of block counter + g · kBlocks + l.
+// Two groups side by side hide the time that each step of a quarter round waits for the last.
+template <int kGroups>
+inline __attribute__((always_inline)) void chacha_lanes(const uint32_t* key, uint32_t counter,
+                                                        Nonce nonce, Words (&state)[kGroups][16]) {
+  const uint32_t start[16] = {0x61707865, 0x3320646e, 0x79622d32,   0x6b206574,  key[0], key[1],
+                              key[2],     key[3],     key[4],       key[5],      key[6], key[7],
+                              counter,    nonce.row,  nonce.stream, nonce.domain};
+  Words lane;
+  for (int l = 0; l < kBlocks; ++l) lane[l] = uint32_t(l);
+#pragma GCC unroll 2
+  for (int g = 0; g < kGroups; ++g) {
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) state[i] = start[i];
-  for (int round = 0; round < 10; ++round) {
-    quarter_lanes(state[0], state[4], state[8], state[12]);
-    quarter_lanes(state[1], state[5], state[9], state[13]);
-    quarter_lanes(state[2], state[6], state[10], state[14]);
-    quarter_lanes(state[3], state[7], state[11], state[15]);
-    quarter_lanes(state[0], state[5], state[10], state[15]);
-    quarter_lanes(state[1], state[6], state[11], state[12]);
-    quarter_lanes(state[2], state[7], state[8], state[13]);
-    quarter_lanes(state[3], state[4], state[9], state[14]);
+    for (int i = 0; i < 16; ++i) state[g][i] = Words{} + start[i];
+    state[g][12] += lane + uint32_t(g * kBlocks);
   }
+  auto quarters = [&state](int a, int b, int c, int d) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int g = 0; g < kGroups; ++g) {
+      quarter_lanes(state[g][a], state[g][b], state[g][c], state[g][d]);
+    }
+  };
+  for (int round = 0; round < 10; ++round) {
+    quarters(0, 4, 8, 12), quarters(1, 5, 9, 13), quarters(2, 6, 10, 14), quarters(3, 7, 11, 15);
+    quarters(0, 5, 10, 15), quarters(1, 6, 11, 12), quarters(2, 7, 8, 13), quarters(3, 4, 9, 14);
+  }
+#pragma GCC unroll 2
+  for (int g = 0; g < kGroups; ++g) {
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) state[i] += start[i];
-  // state[i][l] is word i of block l: transpose kBlocks words at a time.
+    for (int i = 0; i < 16; ++i) state[g][i] += start[i];
+    state[g][12] += lane + uint32_t(g * kBlocks);
+  }
+}
+
+// Puts words in the order of their stream: word i of block l to out[16 · l + i].
+inline __attribute__((always_inline)) void store_blocks(Words (&state)[16], uint32_t* out) {
 #pragma GCC unroll 4
-  for (int group = 0; group < 16; group += kBlocks) {
-    Words* rows = state + group;
-    transpose_stage<1>(rows);
-    transpose_stage<2>(rows);
-    if (kBlocks > 4) transpose_stage<4 % kBlocks>(rows);
-    if (kBlocks > 8) transpose_stage<8 % kBlocks>(rows);
+  for (int first = 0; first < 16; first += kBlocks) {
+    transpose<kBlocks>(state + first);
     for (int l = 0; l < kBlocks; ++l) {
-      std::memcpy(out + 16 * l + group, &rows[l], sizeof(Words));
+      std::memcpy(out + 16 * l + first, &state[first + l], sizeof(Words));
     }
   }
 }
 
-// Overwrites memory that goes out of scope, which a plain memset would not survive.
-inline void wipe(void* p, size_t size) {
-  std::memset(p, 0, size);
-  asm volatile("" : : "r"(p) : "memory");
+// Writes 16 · kBlocks · kGroups words: the blocks with counters `counter` … in order.
+template <int kGroups>
+inline void chacha_blocks(const uint32_t* key, uint32_t counter, Nonce nonce, uint32_t* out) {
+  Words state[kGroups][16];
+  chacha_lanes<kGroups>(key, counter, nonce, state);
+#pragma GCC unroll 2
+  for (int g = 0; g < kGroups; ++g) store_blocks(state[g], out + 16 * kBlocks * g);
 }
 
 // Words index … index + count - 1 of a stream, into dst. The last block of a stream has counter
-// 2^32 - 1; vectors that run past it wrap around to blocks that are never copied.
+// 2^32 - 1; vectors that run past it wrap around to blocks that are never copied. What is left on
+// the stack, here and below, is the caller's to overwrite: see wiped_after.
 inline void fill_words(const uint32_t* key, int64_t index, int64_t count, Nonce nonce,
                        uint32_t* dst) {
   constexpr int kVector = 16 * kBlocks;
@@ -198,16 +247,18 @@ inline void fill_words(const uint32_t* key, int64_t index, int64_t count, Nonce 
   int64_t skip = index & 15;
   uint32_t counter = uint32_t(index >> 4);
   while (count > 0) {
-    const int64_t part = count < kVector - skip ? count : kVector - skip;
-    if (part == kVector) {
-      chacha_blocks(key, counter, nonce, dst);
+    int64_t part = count < kVector - skip ? count : kVector - skip;
+    if (skip == 0 && count >= 2 * kVector) {
+      part = 2 * kVector;
+      chacha_blocks<2>(key, counter, nonce, dst);
+    } else if (part == kVector) {
+      chacha_blocks<1>(key, counter, nonce, dst);
     } else {
-      chacha_blocks(key, counter, nonce, spare);
+      chacha_blocks<1>(key, counter, nonce, spare);
       std::memcpy(dst, spare + skip, size_t(part) * 4);
     }
-    dst += part, count -= part, skip = 0, counter += kBlocks;
+    dst += part, count -= part, counter += uint32_t((skip + part) >> 4), skip = 0;
   }
-  wipe(spare, sizeof spare);
 }
 
 // Residues index … index + count - 1 of a stream, into dst; gives error bits.

@@ -65,6 +65,9 @@ def _lora_gradient(device: str) -> tuple[Any, ...]:
 SAMPLES: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "random_words": lambda d: ops.random_words.prepare(_KEY, 100, device=d),
     "random_residues": lambda d: ops.random_residues.prepare(_KEY, 100, SOLINAS31, device=d),
+    "add_masks_": lambda d: ops.add_masks_.prepare(
+        _ramp(d, 100), [_KEY, _KEY.derive("other")], [1, -1], SOLINAS31, start=3
+    ),
     "field_matmul": lambda d: ops.field_matmul.prepare(_ramp(d, 5, 7), _ramp(d, 7, 9), SOLINAS31),
     "field_sum": lambda d: ops.field_sum.prepare(_ramp(d, 3, 20), SOLINAS31, weights=[1, 2, 3]),
     "quantize": lambda d: ops.quantize.prepare(

@@ -51,6 +51,10 @@ def _residues_and_floats(args: Args) -> Bad:
             yield from _each(args, name, (modulus, -1, -(2**31)), r"outside \[0, ")
 
 
+def _masked(args: Args) -> Bad:
+    yield from _each(args, "residues", (args["modulus"], -1, -(2**31)), r"outside \[0, ")
+
+
 def _padding(args: Args, name: str, length: int) -> Bad:
     """Each bit behind the last element, in the first, a middle or the last row."""
     packed = args[name]
@@ -169,6 +173,7 @@ def _stepped(args: Args) -> Bad:
 
 
 _MAKERS: dict[str, Callable[[Args], Bad]] = {
+    "add_masks_": _masked,
     "mask_pack": lambda args: iter(()),  # every bool is good
     "mask_unpack": _packed,
     "mask_popcount": _packed,

@@ -14,6 +14,7 @@ from case import KEY, Case
 from lora_cases import LORA_MAKERS
 from mask_cases import MASK_MAKERS
 from mean_cases import masked_mean
+from pairwise_cases import add_masks
 from pyfed import MERSENNE31, SOLINAS31, Field
 from selection_cases import mask_prune, mask_select
 
@@ -68,6 +69,9 @@ def _field_matmul() -> Iterator[Case]:
         yield Case(f"{f.name}, all p - 1", (*extremes, f))
         big = residues(f.modulus, 70, 131), residues(f.modulus, 131, 1003)
         yield Case(f"{f.name}, large", (*big, f), large=True)
+        # Rows are shared out among threads, and the last tile is not half full.
+        tall = residues(f.modulus, 1101, 300), residues(f.modulus, 300, 21)
+        yield Case(f"{f.name}, large, narrow", (*tall, f), large=True)
 
 
 def _field_sum() -> Iterator[Case]:
@@ -139,6 +143,13 @@ def _lagrange_encode() -> Iterator[Case]:
             yield Case(f"{f.name}, {length} in {blocks} + {privacy} to {shares}", args)
         data, matrix = largest(f.modulus, 99), largest(f.modulus, 7, 40)
         yield Case(f"{f.name}, all p - 1", (data, matrix, KEY, f, 33))
+        half = torch.full((1, 41), (f.modulus - 1) // 2, dtype=torch.int32)
+        for length, privacy in ((130, 0), (131, 1), (16, 2), (17, 3), (1024, 5), (1027, 40)):
+            matrix, where = half[:, : 1 + privacy], (3, 2**36 - length)
+            args = largest(f.modulus, length), matrix, KEY, f, 1, *where
+            yield Case(f"{f.name}, {length} to one share, {privacy} random rows", args)
+        data, matrix = residues(f.modulus, 100_003), residues(f.modulus, 1, 3)
+        yield Case(f"{f.name}, large, one share", (data, matrix, KEY, f, 1), large=True)
         data, matrix = residues(f.modulus, 100_003), residues(f.modulus, 30, 20)
         yield Case(f"{f.name}, large", (data, matrix, KEY, f, 12), large=True)
 
@@ -162,6 +173,7 @@ def _lagrange_decode() -> Iterator[Case]:
 _MAKERS: dict[str, Callable[[], Iterator[Case]]] = {
     "random_words": _random_words,
     "random_residues": _random_residues,
+    "add_masks_": add_masks,
     "field_matmul": _field_matmul,
     "field_sum": _field_sum,
     "quantize": _quantize,

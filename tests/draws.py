@@ -20,6 +20,7 @@ import oracles
 from draw import SIZES, Draw
 from lora_draws import LORA_DRAWERS
 from mask_draws import MASK_DRAWERS
+from pairwise_draws import add_masks
 from pyfed import MERSENNE31, SOLINAS31, Field, Key
 
 TINY = tuple(Field(f"tiny{p}", p) for p in (3, 5, 7, 11, 13, 17, 257))
@@ -169,6 +170,7 @@ def _lagrange_decode(rng: random.Random) -> Draw:
 _DRAWERS: dict[str, Callable[[random.Random], Draw]] = {
     "random_words": _random_words,
     "random_residues": _random_residues,
+    "add_masks_": add_masks,
     "field_matmul": _field_matmul,
     "field_sum": _field_sum,
     "quantize": _quantize,

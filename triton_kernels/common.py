@@ -65,3 +65,40 @@ def store_tile(pointer, value, inside, full):
         tl.store(pointer, value)
     else:
         tl.store(pointer, value, mask=inside)
+
+
+COMPILED = tl.constexpr(isinstance(report_any, triton.JITFunction))
+"""False where kernels are interpreted."""
+
+# All threads of the program, each every so-and-so-many-th word, once none reads any more.
+_CLEAR = tl.constexpr("""{
+    .reg .pred past;
+    .reg .b32 place, step, size;
+    mov.u32 place, %tid.x;
+    shl.b32 place, place, 2;
+    mov.u32 step, %ntid.x;
+    shl.b32 step, step, 2;
+    mov.u32 size, %dynamic_smem_size;
+    bar.sync 0;
+next:
+    setp.ge.u32 past, place, size;
+    @past bra done;
+    mov.u32 $0, global_smem;
+    add.u32 $0, $0, place;
+    st.volatile.shared.u32 [$0], 0;
+    add.u32 place, place, step;
+    bra next;
+done:
+    mov.u32 $0, 0;
+}""")
+
+
+@triton.jit
+def clear_shared():
+    """Overwrite what this program left in shared memory, which the next one there could read.
+
+    The last statement of a kernel whose keystreams, masks or shares the compiler moves between
+    threads that way; ``global_smem`` is what it calls all of a program's shared memory.
+    """
+    if COMPILED:
+        tl.inline_asm_elementwise(_CLEAR, "=r", [], dtype=tl.int32, is_pure=False, pack=1)

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import BAD_RESIDUE, NOT_FINITE, ceil_div, report_any, signed32
+from .common import BAD_RESIDUE, NOT_FINITE, ceil_div, clear_shared, report_any, signed32
 from .random import LANES, ROUNDING, chacha20, domain_of, tile_of_blocks
 
 BLOCK = 2048
@@ -57,6 +57,7 @@ def quantize_kernel(
     residue = tl.where(rounded < 0, rounded + modulus, rounded)
     tl.store(out + first + local, residue, mask=inside)
     report_any(word, unbounded, NOT_FINITE)
+    clear_shared()
 
 
 @triton.jit(do_not_specialize=["step", "count", "modulus"])

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import ALL_REJECTED, BAD_RESIDUE, ceil_div, report_any, signed32
+from .common import ALL_REJECTED, BAD_RESIDUE, ceil_div, clear_shared, report_any, signed32
 from .product import SLAB, digits_of, left_tiles, multiply_add, product, store_sums, tiles_for
 from .random import PADDING, domain_of, residues
 
@@ -96,6 +96,7 @@ def lagrange_encode_kernel(
     offset = row[None, :] * columns + column[:, None]
     inside = (column >= 0)[:, None] & (column < columns)[:, None] & (row < rows)[None, :]
     store_sums(out, offset, inside, add, modulus, a0, a1, a2, a3)
+    clear_shared()
 
 
 def lagrange_encode(

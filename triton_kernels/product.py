@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import BAD_RESIDUE, canonical, ceil_div, report_any
+from .common import BAD_RESIDUE, canonical, ceil_div, clear_shared, report_any
 
 SLAB = 16384
 """Inner length of one launch. An int32 sum of it is at most 4 · 2^14 · 2^7 · 2^7 = 2^30."""
@@ -146,6 +146,7 @@ def digits_kernel(
         digits = ((w0 >> (8 * i)) & 255) | (((w1 >> (8 * i)) & 255) << 8)
         digits |= (((w2 >> (8 * i)) & 255) << 16) | (((w3 >> (8 * i)) & 255) << 24)
         tl.store(target + i * plane, digits.to(tl.int32, bitcast=True))
+    clear_shared()
 
 
 @triton.jit(
@@ -206,6 +207,7 @@ def product_kernel(
     else:
         offset = (row * out_stride + first)[None, :] + column[:, None]
     store_sums(out, offset, inside, add, modulus, a0, a1, a2, a3)
+    clear_shared()
 
 
 def tiles_for(rows: int) -> dict[str, int]:
@@ -298,3 +300,4 @@ def product(
                 num_warps=8,
                 num_stages=2,
             )
+            digits.zero_()  # they tell what the left factor is, which may be secret

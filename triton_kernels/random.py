@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import ALL_REJECTED, ceil_div, report_any, signed32
+from .common import ALL_REJECTED, ceil_div, clear_shared, report_any, signed32
 
 WORDS, RESIDUES, ROUNDING, PADDING = range(4)
 SELECTION = 7
@@ -164,6 +164,7 @@ def random_words_kernel(
     words = chacha20(key, counter, stream * 0, stream, domain.to(tl.uint32))
     words = tl.reshape(words, (LANES, 16)).to(tl.int32, bitcast=True)
     tl.store(out + first + local, words, mask=inside)
+    clear_shared()
 
 
 @triton.jit(
@@ -191,6 +192,7 @@ def random_residues_kernel(
     value, failed = residues(key, counter, stream * 0, stream, domain, inside, modulus, low_bits)
     tl.store(out + first + local, value.to(tl.int32, bitcast=True), mask=inside)
     report_any(word, failed, ALL_REJECTED)
+    clear_shared()
 
 
 def random_words(

@@ -11,6 +11,7 @@ from pyfed.ops.lora import lora_linear
 from pyfed.ops.masks import mask_pack, mask_popcount, mask_unpack
 from pyfed.ops.means import masked_mean
 from pyfed.ops.merge import lora_merge_
+from pyfed.ops.pairwise import add_masks_
 from pyfed.ops.places import Indices, Rectangles
 from pyfed.ops.prune import mask_prune_
 from pyfed.ops.random import random_residues, random_words
@@ -20,6 +21,7 @@ from pyfed.ops.weighted import weighted_mean
 __all__ = [
     "Indices",
     "Rectangles",
+    "add_masks_",
     "bank_adamw_",
     "bank_sgd_",
     "counter_dropout",

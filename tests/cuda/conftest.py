@@ -37,6 +37,7 @@ TYPES = {
 ARGUMENTS = {
     "random_words": "pqqIp",
     "random_residues": "pqqIIp",
+    "add_masks": "pqppqIIq",
     "field_matmul": "ppqqqIpp",
     "field_sum": "ppqqIp",
     "quantize": "pqffIpIqp",
@@ -59,6 +60,7 @@ ARGUMENTS = {
     "bank_sgd": "pppqqp",
 }
 POISONED = {
+    "add_masks": (),
     "mask_select": (-1, -3),
     "mask_prune": (-1, -3),
     "segment_clip": (-1, -2),

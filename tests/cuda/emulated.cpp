@@ -43,6 +43,7 @@ void dirty_memory(int) { pyfed::emulate::run(1, 4, leak); }
 extern "C" void* emulated_launcher(const char* wanted) {
   PYFED_NAMED("random_words", pyfed::random_words_cuda);
   PYFED_NAMED("random_residues", pyfed::random_residues_cuda);
+  PYFED_NAMED("add_masks", pyfed::add_masks_cuda);
   PYFED_NAMED("field_matmul", pyfed::field_matmul_cuda);
   PYFED_NAMED("field_sum", pyfed::field_sum_cuda);
   PYFED_NAMED("quantize", pyfed::quantize_cuda);

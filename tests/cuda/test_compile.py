@@ -119,9 +119,9 @@ def test_secrets_pass_through_shared_memory_that_is_cleared(
     # Should one stop using shared memory, the test above would say nothing of it.
     names = " ".join(k.name for b in builds.values() for k in b.kernels if k.shared)
     for kernel in (
-        *("random_words", "random_residues", "quantize_random", "field_matmul", "field_dot"),
-        *("field_sum", "lagrange_encode", "lagrange_decode", "mask_popcount", "index_mean"),
-        *("select_tally", "select_pick", "select_emit", "select_tile", "select_strip"),
-        *("select_small",),
+        *("random_words", "random_residues", "add_masks", "quantize_random", "field_matmul"),
+        *("field_dot", "field_sum", "lagrange_encode", "lagrange_decode", "mask_popcount"),
+        *("index_mean", "select_tally", "select_pick", "select_emit", "select_tile"),
+        *("select_strip", "select_small"),
     ):
         assert f"{kernel}_kernel" in names, kernel

@@ -12,7 +12,7 @@ import pyfed.ops
 from agreement import bits
 from case import tensors_in, with_tensors
 from cases import CASES, KEY, Case, residues
-from pyfed import SOLINAS31, Key
+from pyfed import SOLINAS31
 from pyfed.errors import ArgumentError
 from pyfed.op import OPS
 from pyfed.self_check import results_of
@@ -164,54 +164,6 @@ def test_errors_stick_until_they_are_read() -> None:
     pyfed.ops.quantize(torch.full((5,), float("nan"), device="cuda"), 1.0, 1.0, SOLINAS31)
     with pytest.raises(ArgumentError, match="NaN or infinite"):
         pyfed.check()
-
-
-# Sizes above 20 MB: the allocator then gives each tensor a segment of its own, or a part of the one
-# free block that `free_block` leaves.
-ROOM = 1 << 26
-COLUMNS = 1 << 23
-
-
-def free_block() -> None:
-    """Leave one free block of zeros in the allocator, which the next tensors are cut from."""
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.zeros(ROOM, dtype=torch.int32, device="cuda")
-
-
-def seen_in_free_block(pattern: torch.Tensor) -> bool:
-    """Whether the first 8 words of a pattern lie anywhere in the block, freed again."""
-    room = torch.empty(ROOM, dtype=torch.int32, device="cuda")
-    hit = torch.ones(ROOM - 7, dtype=torch.bool, device="cuda")
-    for i, word in enumerate(pattern[:8].tolist()):
-        hit &= room[i : ROOM - 7 + i] == word
-    return bool(hit.any())
-
-
-def test_random_rows_never_reach_device_memory() -> None:
-    data = torch.ones(COLUMNS, dtype=torch.int32, device="cuda")
-    key = Key(bytes(reversed(range(32))))
-    # A share that is the random row itself tells its values; the shares below do not hold them.
-    row = torch.tensor([[0, 1]], dtype=torch.int32, device="cuda")
-    padding = pyfed.ops.lagrange_encode(data, row, key, SOLINAS31, blocks=1)[0].cpu()
-    pattern = padding[COLUMNS // 2 :]
-    matrix = torch.tensor([[1, 2], [3, 4]], dtype=torch.int32, device="cuda")
-    free_block()
-    shares = pyfed.ops.lagrange_encode(data, matrix, key, SOLINAS31, blocks=1)
-    del shares
-    assert not seen_in_free_block(pattern)
-    free_block()
-    left = padding.cuda()  # the same search finds what is left behind
-    del left
-    assert seen_in_free_block(pattern)
-
-
-def test_a_wiped_key_is_gone_from_the_device() -> None:
-    key = Key(KEY.reveal())
-    words = key.words("cuda")
-    assert bool(words.any())
-    key.wipe()
-    assert not bool(words.any())
 
 
 @pytest.mark.parametrize("ties", ["index", "random", "magnitude", "score"])

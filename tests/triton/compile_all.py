@@ -29,7 +29,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import pyfed.triton_kernels
-from pyfed.triton_kernels import field, fixed, lagrange, random
+from pyfed.triton_kernels import field, fixed, lagrange, pairwise, random
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 P = 2**31 - 1
@@ -52,6 +52,7 @@ def _zeros(*shape: int) -> torch.Tensor:
 CALLS: tuple[Callable[[], object], ...] = (
     lambda: random.random_words(KEY, 1, 0, 0),
     lambda: random.random_residues(KEY, 1, P, 0, 0, WORD),
+    lambda: pairwise.add_masks_(_zeros(3), _zeros(2, 8), _zeros(2), P, 0, 0, WORD),
     lambda: field.field_matmul(_zeros(8, 3), _zeros(3, 9), P, WORD),  # narrow tiles
     lambda: field.field_matmul(_zeros(64, 3), _zeros(3, 65), P, WORD),  # wide tiles
     lambda: field.field_matmul(_zeros(9, 3), _zeros(3, 8), P, WORD),  # transposed
@@ -157,6 +158,7 @@ def compiled(launch: Launch, arch: int, aligned: bool) -> dict[str, Any]:
         "local": used["LOCAL"],
         "shared": result.metadata.shared,
         "instructions": len(instructions),
+        "stored_last": re.findall(r"\bSTS\S* \[[^\]]*\], (\w+)", sass.rsplit("BAR.SYNC", 1)[-1]),
         "spills": sum(instruction in ("LDL", "STL") for instruction in instructions),
         "matrix": {name: instructions.count(name) for name in ("IMMA", "IGMMA", "HMMA", "HGMMA")},
         "contracts": result.metadata.enable_fp_fusion,

@@ -17,6 +17,10 @@ SUMS = {
 }
 IN_FLOATS = {"finish_kernel", "prune_kernel", "dropout_kernel", *SUMS}
 ON_MATRIX_UNITS = {"product_kernel", "lagrange_encode_kernel"}
+IN_SECRET = {
+    *("random_words_kernel", "random_residues_kernel", "add_masks_kernel", "quantize_kernel"),
+    *("digits_kernel", "product_kernel", "lagrange_encode_kernel"),
+}
 ON_TENSOR_CORES = {"merge_kernel", "shrink_kernel", "expand_kernel", "gradient_kernel"}
 
 
@@ -80,6 +84,14 @@ def test_shared_memory_lets_two_programs_share_a_multiprocessor(
 ) -> None:
     for row in compiled:
         assert row["shared"] <= 80 * 1024, row
+
+
+def test_shared_memory_that_held_secrets_is_cleared_last(compiled: list[dict[str, Any]]) -> None:
+    """Behind the last barrier zeros are stored, by a loop over all of it, and nothing else."""
+    found = [row for row in compiled if row["kernel"] in IN_SECRET and row["shared"]]
+    assert {row["kernel"] for row in found} == IN_SECRET
+    for row in found:
+        assert set(row["stored_last"]) == {"RZ"}, row
 
 
 def test_float_results_are_rounded_as_in_the_reference(compiled: list[dict[str, Any]]) -> None:
