@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -161,6 +162,25 @@ def describe_bad_values(op: str, names: list[str], args: tuple[object, ...]) -> 
                 f"first is {value[tuple(first)].item()} at index {tuple(first)}"
             )
     return None
+
+
+@contextlib.contextmanager
+def naming(op: str, name: str, values: torch.Tensor, modulus: int) -> Iterator[None]:
+    """Where a part of ``values`` is refused for a bad element, tell its place in the whole.
+
+    Args:
+        op: what the message names.
+        name: of the argument.
+        values: the whole, of residues.
+        modulus: the prime p.
+    """
+    try:
+        yield
+    except ArgumentError:
+        text = describe_bad_values(op, [name, "modulus"], (values, modulus))
+        if text is None:
+            raise
+        raise ArgumentError(text) from None
 
 
 def report(op: str, bad: torch.Tensor, bit: int) -> None:

@@ -6,62 +6,45 @@ from collections.abc import Sequence
 
 import torch
 
-from pyfed.checks import expect_field, expect_int, expect_key, expect_tensor
-from pyfed.errors import ArgumentError, DecodeError, DtypeError, ThresholdError
+from pyfed.checks import expect_field, expect_int, expect_key, expect_tensor, naming
+from pyfed.errors import ArgumentError, DtypeError, ThresholdError
 from pyfed.fields import SOLINAS31, Field
+from pyfed.interpolation import lagrange_matrix, product
 from pyfed.keys import Key
-from pyfed.locate import challenge_rows, locate_errors, parity_matrix
-from pyfed.ops.field import field_matmul
+from pyfed.locate import challenge_rows, name_errors, piece_columns
 from pyfed.ops.lagrange import lagrange_decode, lagrange_encode
 
 MOST_SHARES = 4096
 
 
-def batch_inverse(values: torch.Tensor, modulus: int) -> torch.Tensor:
-    """Inverses along the last dimension of non-zero residues, by one inversion per row.
+def decode_chosen(
+    rows: torch.Tensor, chosen: list[int], matrix: torch.Tensor, field: Field, length: int
+) -> torch.Tensor:
+    """``lagrange_decode`` of some rows, without a copy of them as a whole.
 
     Args:
-        values: int64 (rows, count), all non-zero modulo the prime.
-        modulus: the prime.
-
-    Returns:
-        int64 (rows, count). Products of prefixes are formed, the last one is inverted, and the
-        inverses are peeled off backwards: 3 products an element (Montgomery's trick).
+        rows: int32 (n, columns).
+        chosen: their positions, as many as the matrix has columns.
+        matrix: int32 (blocks, threshold).
+        field: the prime field.
+        length: elements to give back.
     """
-    rows, count = values.shape
-    prefix = torch.empty(count + 1, rows, dtype=torch.int64)
-    prefix[0] = 1
-    columns = values.t().contiguous()  # (count, rows), so that one step is contiguous
-    for i in range(count):
-        prefix[i + 1] = prefix[i] * columns[i] % modulus
-    running = torch.tensor([pow(int(p), -1, modulus) for p in prefix[count]], dtype=torch.int64)
-    inverses = torch.empty_like(columns)
-    for i in range(count - 1, -1, -1):
-        inverses[i] = running * prefix[i] % modulus
-        running = running * columns[i] % modulus
-    return inverses.t()
-
-
-def _product(values: torch.Tensor, modulus: int) -> torch.Tensor:
-    """The product along the last dimension: int64 (rows, count) → (rows,)."""
-    out = torch.ones(values.shape[0], dtype=torch.int64)
-    for column in values.t().contiguous():
-        out = out * column % modulus
+    blocks, threshold = matrix.shape
+    if chosen == list(range(threshold)):
+        return lagrange_decode(rows[:threshold], matrix, field, length)
+    step = piece_columns(rows, threshold)
+    needed = -(-length // blocks)  # columns
+    out = rows.new_empty(length)
+    index = torch.tensor(chosen, device=rows.device)
+    for first in range(0, needed, step):
+        count = min(step, needed - first)
+        piece = torch.index_select(rows[:, first : first + count], 0, index)
+        part = out[first * blocks : (first + count) * blocks]
+        data = lagrange_decode(piece, matrix, field, part.numel())
+        part.copy_(data)
+        data.zero_()
+        piece.zero_()
     return out
-
-
-def lagrange_matrix(sources: torch.Tensor, targets: torch.Tensor, modulus: int) -> torch.Tensor:
-    """Values at ``targets`` of the Lagrange polynomials of ``sources``: int64 (targets, sources).
-
-    L_i(x) = M(x) · w_i / (x - s_i), with M(x) = ∏(x - s_i) and w_i = 1 / ∏_{j≠i}(s_i - s_j).
-    No target may be a source.
-    """
-    between = (sources[:, None] - sources[None]) % modulus
-    between.fill_diagonal_(1)
-    weights = batch_inverse(_product(between, modulus)[None], modulus)[0]
-    apart = (targets[:, None] - sources[None]) % modulus  # (targets, sources)
-    master = _product(apart, modulus)
-    return master[:, None] * weights % modulus * batch_inverse(apart, modulus) % modulus
 
 
 class LagrangeCode:
@@ -130,7 +113,7 @@ class LagrangeCode:
         if "cpu" not in self._matrices:
             p, alphas = self.field.modulus, self._share_points
             lagrange = lagrange_matrix(self._block_points, alphas, p)
-            power = _product((alphas[:, None] - self._block_points) % p, p)
+            power = product((alphas[:, None] - self._block_points) % p, p)
             columns = [lagrange]
             for _ in range(self.privacy):
                 columns.append(power[:, None])
@@ -172,7 +155,8 @@ class LagrangeCode:
             used.wipe()
         return shares
 
-    def _expect_survivors(self, op: str, rows: torch.Tensor, survivors: Sequence[int]) -> list[int]:
+    def expect_rows(self, op: str, rows: torch.Tensor, survivors: Sequence[int]) -> list[int]:
+        """The share numbers of rows as a list; raises as :meth:`decode` does."""
         expect_tensor(op, "rows", rows, torch.int32, 2)
         if hasattr(survivors, "tolist"):  # a tensor or an array
             survivors = survivors.tolist()
@@ -223,7 +207,9 @@ class LagrangeCode:
         Rows beyond the threshold are checked against the rest by random linear combinations (a
         wrong row escapes with probability below 2^-60). ``correct=0`` only detects: with n rows
         any n - threshold wrong ones are noticed. ``correct=e`` repairs up to e wrong rows, for
-        which threshold + 2e rows are needed, and still notices n - threshold - e.
+        which threshold + 2e rows are needed, and still notices n - threshold - e. Holders who
+        agree on a forgery and are more than that can pass theirs off: as a word without errors, or
+        as one whose errors are the rows of others.
 
         Args:
             rows: int32 (n, columns), n ≥ threshold.
@@ -242,8 +228,18 @@ class LagrangeCode:
             ArgumentError: survivors or length do not fit the rows, or a residue lies outside
                 [0, p).
         """
+        return self.repair(rows, survivors, length, correct)[0]
+
+    def repair(
+        self,
+        rows: torch.Tensor,
+        survivors: Sequence[int],
+        length: int | None = None,
+        correct: int = 0,
+    ) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """As :meth:`decode`, and the share numbers of the rows that were wrong, sorted."""
         op = "LagrangeCode.decode"
-        numbers = self._expect_survivors(op, rows, survivors)
+        numbers = self.expect_rows(op, rows, survivors)
         expect_int(op, "correct", correct, 0, MOST_SHARES)
         most = self.blocks * rows.shape[1]
         length = most if length is None else length
@@ -257,16 +253,18 @@ class LagrangeCode:
                 needed=needed,
             )
         wrong: tuple[int, ...] = ()
-        if len(numbers) > self.threshold:
-            wrong = self._wrong_rows(op, rows, numbers, correct)
-        good = [i for i, number in enumerate(numbers) if number not in wrong][: self.threshold]
-        matrix = self._decoding_matrix(tuple(numbers[i] for i in good), rows.device)
-        # The rows are already in order in the usual case: then nothing is copied.
-        used = rows[: self.threshold] if good == list(range(self.threshold)) else rows[good]
-        return lagrange_decode(used, matrix, self.field, length)
+        with naming(op, "rows", rows, self.field.modulus):
+            if len(numbers) > self.threshold:
+                wrong = self._wrong_rows(op, rows, numbers, correct)
+            good = [i for i, number in enumerate(numbers) if number not in wrong][: self.threshold]
+            matrix = self._decoding_matrix(tuple(numbers[i] for i in good), rows.device)
+            return decode_chosen(rows, good, matrix, self.field, length), wrong
 
     def find_errors(self, rows: torch.Tensor, survivors: Sequence[int]) -> tuple[int, ...]:
         """The share numbers of wrong rows, sorted; empty when all agree.
+
+        Up to e = ⌊(n - threshold) / 2⌋ wrong rows are named, and up to n - threshold - e noticed.
+        More holders who forge together may make it name honest ones.
 
         Args:
             rows: int32 (n, columns), n ≥ threshold.
@@ -278,28 +276,20 @@ class LagrangeCode:
             ThresholdError, ArgumentError: as :meth:`decode`.
         """
         op = "LagrangeCode.find_errors"
-        numbers = self._expect_survivors(op, rows, survivors)
-        return self._wrong_rows(op, rows, numbers, (len(numbers) - self.threshold) // 2)
+        numbers = self.expect_rows(op, rows, survivors)
+        with naming(op, "rows", rows, self.field.modulus):
+            return self._wrong_rows(op, rows, numbers, (len(numbers) - self.threshold) // 2)
 
     def _wrong_rows(
         self, op: str, rows: torch.Tensor, numbers: list[int], correct: int
     ) -> tuple[int, ...]:
         """Share numbers of at most ``correct`` wrong rows; DecodeError when there are more."""
-        p = self.field.modulus
+        combined = challenge_rows(rows, self.field)
+        return self.name_errors(op, combined, numbers, correct)
+
+    def name_errors(
+        self, op: str, combined: torch.Tensor, numbers: list[int], correct: int
+    ) -> tuple[int, ...]:
+        """As :func:`pyfed.locate.name_errors`, for int32 (n, challenges) of these shares."""
         points = self._share_points[numbers]
-        parity = parity_matrix(points, self.threshold, p).to(torch.int32).to(rows.device)
-        combined = challenge_rows(rows, self.field)  # (n, challenges)
-        if not bool(field_matmul(parity, combined, self.field).any()):
-            return ()
-        most = (len(numbers) - self.threshold) // 2
-        located = locate_errors(combined, points.tolist(), self.threshold, most, p)
-        wrong = () if located is None else tuple(sorted(numbers[i] for i in located))
-        if located is None or len(wrong) > correct:
-            told = f"rows {list(wrong)} are wrong" if wrong else "which ones cannot be told"
-            remedy = "pass correct= to repair them" if wrong else "more rows would be needed"
-            raise DecodeError(
-                f"{op}: the {len(numbers)} rows contradict one another; {told}, and correct is "
-                f"{correct}: {remedy}",
-                rows=wrong,
-            )
-        return wrong
+        return name_errors(op, combined, numbers, points, self.threshold, correct, self.field)
