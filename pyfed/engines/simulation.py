@@ -13,39 +13,43 @@ import torch
 from pyfed.checks import expect_int, expect_key, expect_one_device
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.keys import Key
-from pyfed.secagg.lightsecagg import LightSecAgg
-from pyfed.secagg.lightsecagg_client import LightSecAggClient
-from pyfed.secagg.lightsecagg_server import LightSecAggServer
-from pyfed.secagg.messages import Message
+from pyfed.secagg.identity import Identity
+from pyfed.secagg.protocol import Protocol
 from pyfed.secagg.result import RoundResult
+from pyfed.secagg.session import SERVER
+from pyfed.secagg.wire import Message
 
 
 def simulate(
-    protocol: LightSecAgg,
-    updates: Sequence[torch.Tensor] | torch.Tensor,
+    protocol: Protocol,
+    updates: Any,
     weights: Sequence[int] | None = None,
     drop: Mapping[str, Iterable[int]] | None = None,
     key: Key | None = None,
     round: int = 0,
-) -> RoundResult:
+    identities: Sequence[Identity] | None = None,
+) -> Any:
     """Run one round with all its clients and the server in this process.
 
     Every message is turned into bytes, counted, and read back as if it came from a stranger.
 
     Args:
-        protocol: the session's numbers.
+        protocol: the session's numbers: of LightSecAgg, SwiftAgg, SecAggPlus or SecEA.
         updates: for each client what the session's encoding takes, all on one device: a float
             vector of ``length``, of which what lies beyond the clip of the fixed-point form is
-            cut off there and gradients do not flow, or a mask of ``length`` votes.
+            cut off there and gradients do not flow, or a mask of ``length`` votes. Under SecEA:
+            for each client a dict, entity id → embedding; see :func:`simulate_secea`.
         weights: an integer for each client, as a list, tensor or array; None: all 1.
         drop: phase → clients that send nothing from that phase on. Phases are ``"keys"``,
-            ``"share"``, ``"upload"`` (lost there: outside the sum) and ``"recover"`` (inside).
+            ``"share"``, ``"upload"`` (lost there: outside the sum), ``"commit"`` (under a
+            malicious server) and ``"recover"`` (inside).
         key: makes the round repeatable, in tests; None takes fresh keys from the operating system.
         round: number of the round.
+        identities: under a malicious server the private key of each client for signatures.
 
     Returns:
-        The result, with ``.traffic`` {(role, phase): bytes sent} and ``.seconds`` {phase: wall
-        time of all parties together}.
+        The RoundResult (of SecEA an EmbeddingResult), with ``.traffic`` {(role, phase): bytes
+        sent} and ``.seconds`` {phase: wall time of all parties together}.
 
     Raises:
         DtypeError, ArgumentError: an argument is wrong.
@@ -61,9 +65,15 @@ def simulate(
         >>> result.sum, result.total_weight
         (tensor([-0.5000]), 6)
     """
-    if not isinstance(protocol, LightSecAgg):
+    if not isinstance(protocol, Protocol):
         kind = type(protocol).__name__
-        raise DtypeError(f"simulate: protocol is {kind}; it must be a LightSecAgg")
+        raise DtypeError(
+            f"simulate: protocol is {kind}; it must be a LightSecAgg, SwiftAgg, SecAggPlus or SecEA"
+        )
+    if protocol.name == "SecEA":
+        from pyfed.engines.secea import simulate_secea
+
+        return simulate_secea(protocol, updates, weights, drop, key, round, identities)
     count = protocol.parameters.clients
     updates = _one_each("updates", updates, count)
     for index, update in enumerate(updates):
@@ -76,8 +86,8 @@ def simulate(
     if key is not None:
         expect_key("simulate", key)
     device = expect_one_device("simulate", updates)
-    lost = _lost(drop or {}, protocol)
-    run = _Round(protocol, round, key, device)
+    lost = lost_from(drop or {}, protocol)
+    run = _Round(protocol, round, key, device, identities)
     try:
         return run.play(updates, weights, lost)
     finally:
@@ -96,7 +106,7 @@ def _one_each(name: str, values: Any, clients: int) -> list[Any]:
     return list(values)
 
 
-def _lost(drop: Mapping[str, Iterable[int]], protocol: LightSecAgg) -> dict[int, int]:
+def lost_from(drop: Mapping[str, Iterable[int]], protocol: Protocol) -> dict[int, int]:
     """Client → number of the phase from which on it sends nothing."""
     if not isinstance(drop, Mapping):
         raise DtypeError(f"simulate: drop is {type(drop).__name__}; it must map phases to clients")
@@ -121,19 +131,31 @@ class _Round:
     """The parties of one round, and what they have sent each other."""
 
     def __init__(
-        self, protocol: LightSecAgg, round_: int, key: Key | None, device: torch.device
+        self,
+        protocol: Protocol,
+        round_: int,
+        key: Key | None,
+        device: torch.device,
+        identities: Sequence[Identity] | None,
     ) -> None:
         self.protocol = protocol
+        count = protocol.parameters.clients
+        if protocol.parameters.signed and identities is None:
+            raise ArgumentError(
+                f"simulate: {protocol.name} has server='malicious'; pass identities=[...] with "
+                "every client's private Identity"
+            )
+        owned = [None] * count if identities is None else _one_each("identities", identities, count)
         nonce = None
         if key is not None:
             public = key.derive("nonce", round_)
             nonce = public.reveal()
             public.wipe()
-        self.server: LightSecAggServer = protocol.server(round_, nonce, device)
-        self.clients: list[LightSecAggClient] = []
-        for index in range(protocol.parameters.clients):
+        self.server = protocol.server(round_, nonce, device)
+        self.clients = []
+        for index in range(count):
             own = None if key is None else key.derive("client", round_, index)
-            self.clients.append(protocol.client(index, round_, own))
+            self.clients.append(protocol.client(index, round_, own, identity=owned[index]))
             if own is not None:
                 own.wipe()
         self.traffic: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -157,25 +179,42 @@ class _Round:
         weights: Sequence[int],
         lost: dict[int, int],
     ) -> RoundResult:
-        seconds: dict[str, float] = {}
-        inbox: dict[int, bytes] = {}
-        for number, phase in enumerate(self.protocol.phases):
-            began = time.perf_counter()
-            for index, client in enumerate(self.clients):
-                if lost.get(index, len(self.protocol.phases)) <= number:
+        seconds: defaultdict[str, float] = defaultdict(float)
+        inbox: dict[int, list[bytes]] = {}
+        last = len(self.protocol.phases)
+        started: set[int] = set()
+        while self.server.phase != "done":
+            phase, began = self.server.phase, time.perf_counter()
+            number = self.protocol.phases.index(phase)
+            for index in range(len(self.clients)):
+                if lost.get(index, last) <= number:
                     continue
-                if number == 0:
-                    messages = client.start(updates[index], weights[index])
-                elif index in inbox:
-                    messages = client.handle(self.received(inbox.pop(index)), -1)
+                if index not in started:
+                    started.add(index)
+                    messages = self.entered(index, updates[index], weights[index])
                 else:
-                    messages = []
+                    messages = self.handled(index, inbox.pop(index, []))
                 for message in messages:
                     data = self.sent(message, "client", phase)
                     self.server.handle(self.received(data), index)
-            inbox = {m.recipient: self.sent(m, "server", phase) for m in self.server.close_phase()}
-            seconds[phase] = time.perf_counter() - began
-        for index, data in inbox.items():
+            for message in self.server.close_phase():
+                data = self.sent(message, "server", phase)
+                inbox.setdefault(message.recipient, []).append(data)
+            seconds[phase] += time.perf_counter() - began
+        for index, waiting in inbox.items():
             if index not in lost:
-                self.clients[index].handle(self.received(data), -1)
-        return dataclasses.replace(self.server.result, traffic=dict(self.traffic), seconds=seconds)
+                self.handled(index, waiting)
+        result = self.server.result
+        return dataclasses.replace(result, traffic=dict(self.traffic), seconds=dict(seconds))
+
+    def entered(self, index: int, update: torch.Tensor, weight: int) -> list[Message]:
+        """A client's first message; what is wrong with an update is told with its number."""
+        try:
+            return self.clients[index].start(update, weight)
+        except (ArgumentError, DtypeError) as error:
+            raise type(error)(f"simulate: updates[{index}]: {error}") from None
+
+    def handled(self, index: int, waiting: list[bytes]) -> list[Message]:
+        """What a client answers to the messages that wait for it."""
+        client = self.clients[index]
+        return [m for data in waiting for m in client.handle(self.received(data), SERVER)]

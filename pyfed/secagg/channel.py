@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import hmac
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ class ChannelKey:
     def __init__(self, key: Key) -> None:
         self._private = X25519PrivateKey.from_private_bytes(key.reveal())
         self.public = self._private.public_key().public_bytes_raw()
+
+    def reveal(self) -> bytes:
+        """The 32 secret bytes, to be saved; the copy cannot be wiped."""
+        return self._private.private_bytes_raw()
 
     def agree(self, peer: bytes) -> Key:
         """The secret shared with the holder of a public key of 32 bytes.
@@ -91,16 +96,39 @@ def seal_segment(key: Key, nonce: bytes, data: bytes | memoryview, associated: b
     return nonce + AESGCM(key.reveal()).encrypt(nonce, data, associated)
 
 
-def seal(key: Key, data: bytes | memoryview, label: Label) -> tuple[bytes, ...]:
-    """Seal bytes of any number in segments of at most 2^28, each under a fresh random nonce.
+def open_segment(key: Key, sealed: bytes | memoryview, associated: bytes) -> bytes:
+    """The plaintext of :func:`seal_segment`; raises InvalidTag when it is not genuine."""
+    nonce, ciphertext = sealed[:NONCE], sealed[NONCE:]
+    return AESGCM(key.reveal()).decrypt(nonce, ciphertext, associated)
 
-    A key is used for one box, so at most 2^32 segments: nonces repeat with probability below 2^-33.
+
+def synthetic_nonce(nonces: Key, data: bytes | memoryview, associated: bytes) -> bytes:
+    """96 bits of HMAC-SHA256(nonces, associated data ‖ SHA-256(data)).
+
+    Two different plaintexts under one key have different nonces but for a chance of 2^-96, even
+    when a client that lost its memory seals again; the same plaintext gives the same bytes.
+    """
+    bound = associated + hashlib.sha256(data).digest()
+    return hmac.digest(nonces.reveal(), bound, hashlib.sha256)[:NONCE]
+
+
+def seal(key: Key, nonces: Key, data: bytes | memoryview, label: Label) -> tuple[bytes, ...]:
+    """Seal bytes of any number in segments of at most 2^28.
+
+    Args:
+        key: of this direction and use; for one box.
+        nonces: a secret of the sender's, from which nonces are made; see
+            :func:`synthetic_nonce`.
+        data: the plaintext.
+        label: what the box is bound to.
     """
     pieces = [data[at : at + SEGMENT] for at in range(0, max(len(data), 1), SEGMENT)]
-    return tuple(
-        seal_segment(key, os.urandom(NONCE), piece, label.segment(number, len(pieces)))
-        for number, piece in enumerate(pieces)
-    )
+    sealed = []
+    for number, piece in enumerate(pieces):
+        associated = label.segment(number, len(pieces))
+        nonce = synthetic_nonce(nonces, piece, associated)
+        sealed.append(seal_segment(key, nonce, piece, associated))
+    return tuple(sealed)
 
 
 def open_into(key: Key, box: tuple[bytes, ...], label: Label, out: memoryview) -> bool:
@@ -143,6 +171,7 @@ class Peers:
         publics: number → public key of every member; an entry for ``number`` is skipped.
         session: the session hash.
         round_: number of the round.
+        nonces: the round's secret for nonces, copied.
 
     Raises:
         ProtocolError: a public key has a small order.
@@ -155,8 +184,10 @@ class Peers:
         publics: Mapping[int, bytes],
         session: bytes,
         round_: int,
+        nonces: Key,
     ) -> None:
         self._number = number
+        self._nonces = Key(nonces.reveal())
         self._session = session
         self._round = round_
         self._secrets: dict[int, Key] = {}
@@ -177,7 +208,7 @@ class Peers:
         """A box for ``peer``, to be carried in a message of type ``kind``."""
         key, label = self._bound(use, kind, self._number, peer)
         try:
-            return seal(key, data, label)
+            return seal(key, self._nonces, data, label)
         finally:
             key.wipe()
 
@@ -199,6 +230,7 @@ class Peers:
 
     def wipe(self) -> None:
         """Overwrite all secrets; no box can be sealed or opened afterwards."""
+        self._nonces.wipe()
         for secret in self._secrets.values():
             secret.wipe()
         self._secrets = {}

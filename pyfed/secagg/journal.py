@@ -5,19 +5,21 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
-from pyfed.errors import ProtocolError
+from pyfed.errors import ArgumentError, ProtocolError
 
 
 class Journal(Protocol):
     """Keeps what one client releases in one round.
 
-    A client calls ``record`` before it releases a message: kind ``"upload"`` with the SHA-256 of
-    its masked residues, kind ``"answer"`` with the SHA-256 of the survivors. When ``record``
-    returns, the entry must be safe from a crash. When the kind is already recorded with another
-    digest, it must raise :class:`pyfed.errors.ProtocolError`: the same mask over two updates, or
-    shares summed over two sets, would uncover them.
+    A client calls ``record`` before it releases a message, with what the message does and 32 bytes
+    that stand for what it is about: ``"roster"`` (the session), ``"share"``, ``"upload"`` (the
+    masked residues), ``"commit"`` and ``"answer"`` (the survivors), and of single protocols
+    ``"coin"``, ``"hop"`` and ``"query"``. When ``record`` returns, the entry must be safe from a
+    crash. When the kind is already recorded with another digest, it must raise
+    :class:`pyfed.errors.ProtocolError`: the same mask over two updates, or shares summed over two
+    sets, would uncover them.
     """
 
     def record(self, kind: str, digest: bytes) -> None:
@@ -38,10 +40,24 @@ class FileJournal:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._entries: dict[str, bytes] = {}
-        data = self._path.read_bytes() if self._path.exists() else b""
+        if not self._path.parent.is_dir():
+            raise ArgumentError(f"FileJournal: there is no folder {self._path.parent}")
+        with self._path.open("a+b") as file:
+            self._locked(file)
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the name of a new file is safe once its directory is
+        finally:
+            os.close(directory)
+
+    def _locked(self, file: BinaryIO) -> None:
+        """Lock the file until it is closed, take in what it holds, and drop a line cut short."""
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        data = file.read()
         cut = self._read(data)
         if cut:
-            os.truncate(self._path, len(data) - cut)
+            file.truncate(len(data) - cut)
 
     def _read(self, data: bytes) -> int:
         """Take in the whole lines of the file; gives the length of a line that was cut short."""
@@ -58,13 +74,12 @@ class FileJournal:
         """Keep an entry on disk before returning; one thread and one process at a time.
 
         Raises:
-            ProtocolError: this kind was recorded with another digest.
+            ProtocolError: this kind was recorded with another digest, or the file is gone.
         """
-        new = not self._path.exists()
+        if not self._path.exists():
+            raise ProtocolError(f"the journal {self._path} is gone, and what was released with it")
         with self._path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
-            file.seek(0)
-            self._read(file.read())  # another process may have recorded since
+            self._locked(file)  # another process may have recorded since
             if kind in self._entries:
                 if self._entries[kind] != digest:
                     raise ProtocolError(
@@ -74,10 +89,4 @@ class FileJournal:
             file.write(f"{kind} {digest.hex()}\n".encode("ascii"))
             file.flush()
             os.fsync(file.fileno())
-        if new:  # the name of a new file is safe once its directory is
-            directory = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
         self._entries[kind] = digest

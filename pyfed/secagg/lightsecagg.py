@@ -6,19 +6,20 @@ federated learning, MLSys 2022.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import torch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pyfed.checks import expect_int
 from pyfed.codes import MOST_SHARES, LagrangeCode
+from pyfed.dealing import DealerCheck
 from pyfed.encoding import Encoding
 from pyfed.errors import ArgumentError, DtypeError
-from pyfed.keys import Key
-from pyfed.secagg.session import PHASES, Parameters
+from pyfed.secagg.dealer_messages import DealerParameters
+from pyfed.secagg.messages import CHECKED
+from pyfed.secagg.protocol import Protocol
+from pyfed.secagg.session import Parameters
 
 if TYPE_CHECKING:
-    from pyfed.secagg.journal import Journal
     from pyfed.secagg.lightsecagg_client import LightSecAggClient
     from pyfed.secagg.lightsecagg_server import LightSecAggServer
 
@@ -27,7 +28,7 @@ LONGEST = 2**29
 """Residues of an upload at most: 2 GiB, which one message can still carry."""
 
 
-class LightSecAgg:
+class LightSecAgg(Protocol):
     """The public numbers of a LightSecAgg session; makes its clients and servers, one for a round.
 
     Every client masks its update with a fresh uniform vector and deals a Lagrange code of that
@@ -36,7 +37,7 @@ class LightSecAgg:
     K + privacy + 2·errors + detect = clients - dropouts of them give the sum of the masks.
 
     Args:
-        clients: N, from 3 on.
+        clients: N, from 3 to 4096.
         privacy: T ≥ 1: the server and T clients together learn nothing but the sum.
         dropouts: D ≥ 0: how many clients may be lost, over all phases.
         length: elements of an update.
@@ -44,7 +45,15 @@ class LightSecAgg:
             floats, ``VoteLanes`` for votes.
         errors: E: how many wrong answers are repaired.
         detect: F: how many more wrong answers are noticed.
-        server: ``"curious"``: the server follows the protocol.
+        server: what the server is trusted with. ``"curious"``: it follows the protocol and looks at
+            all it sees. ``"malicious"``: it may do anything; clients then sign, and answer only
+            when N - D of them have committed to the same survivors, which needs N > 2·D + T.
+        check_dealers: whether a dealer of inconsistent shares is found, see
+            :class:`pyfed.dealing.DealerCheck`; it costs 12 bytes for each pair of clients twice,
+            and needs ``errors`` or ``detect``, so that there are shares to compare. Without it
+            such a dealer ends the round in a DecodeError, if ``detect`` or ``errors`` notice it.
+        identities: under a malicious server, the public key (``Identity.public``) of every client,
+            which all parties know from elsewhere than the server.
 
     Raises:
         DtypeError: an argument has a wrong type.
@@ -61,7 +70,7 @@ class LightSecAgg:
         ([0, 1, 2], tensor([ 0.2500, -0.5000]))
     """
 
-    phases = PHASES
+    name = NAME
 
     def __init__(
         self,
@@ -73,6 +82,8 @@ class LightSecAgg:
         errors: int = 0,
         detect: int = 0,
         server: str = "curious",
+        identities: Sequence[bytes] = (),
+        check_dealers: bool = False,
     ) -> None:
         expect_int(NAME, "clients", clients, 3, MOST_SHARES + 1)
         expect_int(NAME, "privacy", privacy, 1, clients)
@@ -83,7 +94,6 @@ class LightSecAgg:
             kind = type(fixed).__name__
             raise DtypeError(f"{NAME}: fixed is {kind}; it must be a FixedPoint or VoteLanes")
         expect_int(NAME, "length", length, 0, LONGEST * fixed.lanes)
-        _expect_mode(server)
         if fixed.clients < clients:
             raise ArgumentError(
                 f"{NAME}: fixed is made for sums of {fixed.clients} clients and clients is "
@@ -92,73 +102,71 @@ class LightSecAgg:
         blocks = _expect_blocks(clients, privacy, dropouts, errors, detect)
         self.fixed = fixed
         self.code = LagrangeCode(clients, blocks, privacy, fixed.field)
-        self.parameters = Parameters(
-            protocol=NAME,
-            mode=server,
-            field=fixed.field,
-            clients=clients,
-            privacy=privacy,
-            dropouts=dropouts,
-            errors=errors,
-            detect=detect,
-            blocks=blocks,
-            length=length,
-            form=fixed.form,
-            max_weight=fixed.max_weight,
-            lanes=fixed.lanes,
-        )
+        numbers: dict[str, Any] = {
+            "mode": server,
+            "field": fixed.field,
+            "clients": clients,
+            "privacy": privacy,
+            "dropouts": dropouts,
+            "errors": errors,
+            "detect": detect,
+            "blocks": blocks,
+            "length": length,
+            "form": fixed.form,
+            "max_weight": fixed.max_weight,
+            "lanes": fixed.lanes,
+        }
+        self.parameters = Parameters(protocol=NAME, **numbers)
+        self.check: DealerCheck | None = None
+        if _expect_check(check_dealers, server, errors + detect):
+            self.check = DealerCheck(self.code, self.parameters.columns)
+            self.parameters = DealerParameters(
+                protocol=CHECKED, challenges=self.check.challenges, **numbers
+            )
+        self.identities = self._expect_server(server, identities)
 
     def __repr__(self) -> str:
         p = self.parameters
+        checked = ", check_dealers=True" if self.check else ""
         return (
             f"{NAME}(clients={p.clients}, privacy={p.privacy}, dropouts={p.dropouts}, "
             f"length={p.length}, fixed={self.fixed}, errors={p.errors}, detect={p.detect}, "
-            f"server={p.mode!r})"
+            f"server={p.mode!r}{checked})"
         )
 
-    def expect_update(self, update: object) -> torch.Tensor:
-        """``update`` detached; raises unless the encoding takes it, at the session's length."""
-        return self.fixed.expect_update(NAME, update, self.parameters.length)
-
-    def client(
-        self, index: int, round: int, key: Key | None = None, journal: Journal | None = None
-    ) -> LightSecAggClient:
-        """Client number ``index`` in one round.
-
-        Args:
-            index: from 0 to clients - 1.
-            round: number of the round; never used twice in a session.
-            key: the round key, which is copied; None takes a fresh one from the operating system,
-                as production code does, unless it keeps the key to resume after a crash.
-            journal: keeps what is released, so that a resumed client sends the same or nothing.
-        """
+    def _client_type(self) -> type[LightSecAggClient]:
         from pyfed.secagg.lightsecagg_client import LightSecAggClient
+        from pyfed.secagg.lightsecagg_dealers import DealerCheckClient
 
-        return LightSecAggClient(self, index, round, key, journal)
+        if self.check is not None:
+            return DealerCheckClient
+        return LightSecAggClient
 
-    def server(
-        self, round: int, nonce: bytes | None = None, device: torch.device | str = "cpu"
-    ) -> LightSecAggServer:
-        """The server in one round.
-
-        Args:
-            round: number of the round.
-            nonce: 32 public bytes that make the session unique; None takes fresh ones.
-            device: where uploads are summed and decoded.
-        """
+    def _server_type(self) -> type[LightSecAggServer]:
+        from pyfed.secagg.lightsecagg_dealers import DealerCheckServer
         from pyfed.secagg.lightsecagg_server import LightSecAggServer
 
-        return LightSecAggServer(self, round, nonce, device)
+        if self.check is not None:
+            return DealerCheckServer
+        return LightSecAggServer
 
 
-def _expect_mode(server: object) -> None:
-    if server == "malicious":
+def _expect_check(check_dealers: object, server: str, spare: int) -> bool:
+    """Whether dealers are checked; raises where the check would be unsafe or empty."""
+    if not isinstance(check_dealers, bool):
+        kind = type(check_dealers).__name__
+        raise DtypeError(f"{NAME}: check_dealers is {kind}; it must be a bool")
+    if check_dealers and server != "curious":
         raise ArgumentError(
-            f"{NAME}: server='malicious' is not available in this version; server='curious' "
-            "protects against a server that follows the protocol"
+            f"{NAME}: check_dealers needs server='curious': a server that gives clients different "
+            "coins would learn combinations of their masks"
         )
-    if server != "curious":
-        raise ArgumentError(f"{NAME}: server is {server!r}; it must be 'curious'")
+    if check_dealers and spare == 0:
+        raise ArgumentError(
+            f"{NAME}: check_dealers needs errors or detect, so that more clients answer than "
+            "determine a dealer's vector; both are 0"
+        )
+    return check_dealers
 
 
 def _expect_blocks(clients: int, privacy: int, dropouts: int, errors: int, detect: int) -> int:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
 from pyfed.errors import ProtocolError
-from pyfed.secagg.messages import Message
+from pyfed.keys import Key
+from pyfed.secagg.protocol import Protocol
 from pyfed.secagg.result import RoundResult
-from pyfed.secagg.session import SERVER, Parameters
+from pyfed.secagg.session import SERVER
+from pyfed.secagg.wire import Message
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,28 +42,45 @@ def pack_words(residues: torch.Tensor) -> bytes:
 
 def unpack_words(words: bytes, out: torch.Tensor) -> None:
     """Write packed words into an int32 tensor of shape (count,), on any device."""
-    out.copy_(torch.from_numpy(np.frombuffer(words, dtype="<i4").astype(np.int32)))
+    given = np.frombuffer(words, dtype="<i4")
+    if out.device.type == "cpu":
+        out.numpy()[:] = given
+    else:
+        here = torch.from_numpy(given.astype(np.int32))
+        out.copy_(here)
+        here.zero_()
 
 
 class Party:
     """One side of one round: where it stands, and which messages it will look at.
 
+    What it knows is in its attributes, so that :meth:`save` can keep all of it; ``_FIXED`` names
+    those that are given again when it is resumed.
+
     Args:
         name: for messages of errors.
         number: of the client, or -1 for the server.
-        parameters: of the session.
+        protocol: the session's numbers.
         round_: number of the round.
     """
 
-    def __init__(self, name: str, number: int, parameters: Parameters, round_: int) -> None:
+    _FIXED: ClassVar[frozenset[str]] = frozenset(
+        {"_lock", "_name", "_number", "_protocol", "_parameters", "_round"}
+    )
+    _EXPECTED: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Phase → the kinds of message that have a place in it."""
+
+    def __init__(self, name: str, number: int, protocol: Protocol, round_: int) -> None:
         self._lock = threading.RLock()
         self._name = name
         self._number = number
-        self._parameters = parameters
+        self._protocol = protocol
+        self._parameters = protocol.parameters
         self._round = round_
         self._phase = "keys"
-        self._session = parameters.digest()  # until there is a roster
+        self._session = self._parameters.digest()  # until there is a roster
         self._result: RoundResult | None = None
+        self._outbox: tuple[Message, ...] = ()
 
     @property
     def result(self) -> RoundResult:
@@ -72,8 +91,34 @@ class Party:
 
     @property
     def phase(self) -> str:
-        """``keys``, ``share``, ``upload`` or ``recover``; ``done`` or ``closed`` at the end."""
+        """One of the protocol's phases; ``done`` or ``closed`` at the end."""
         return self._phase
+
+    @property
+    def outbox(self) -> tuple[Message, ...]:
+        """The last messages that this party gave, to be sent again after a crash."""
+        return self._outbox
+
+    @one_at_a_time
+    def save(self, key: Key) -> bytes:
+        """Everything that this party knows, encrypted, for ``protocol.resume``.
+
+        Save before the messages of a step are sent: what was never sent may be made again, and
+        what was sent is in the :attr:`outbox`. The bytes hold the secrets that the party still
+        holds, and no older ones; delete them when the round is over.
+
+        Args:
+            key: AES-256-GCM under a key derived from it; it may serve many rounds and parties.
+
+        Raises:
+            DtypeError: ``key`` is no Key.
+        """
+        from pyfed.secagg.snapshot import saved
+
+        return saved(self, key)
+
+    def _rejoin(self) -> None:
+        """What is left to do when the attributes are those of a saved state; clients add to it."""
 
     def _refusal(self, reason: str, sender: int | None = None) -> ProtocolError:
         return ProtocolError(f"{self._name}: {reason}", sender=sender, phase=self._phase)
@@ -81,6 +126,7 @@ class Party:
     def _envelope(self, recipient: int) -> dict[str, Any]:
         """The fields that every message from here carries."""
         return {
+            "protocol": self._parameters.protocol,
             "session": self._session,
             "round": self._round,
             "sender": self._number,
@@ -108,14 +154,10 @@ class Party:
         if message.round != self._round:
             wrong = f"{kind} is of round {message.round}; this is round {self._round}"
             raise self._refusal(wrong, source)
-        if kind not in self._expected_kinds():
+        if kind not in self._EXPECTED.get(self._phase, ()):
             raise self._refusal(f"{kind} does not belong into phase {self._phase!r}", source)
         if message.session != self._session_of(message):
             raise self._refusal(f"{kind} is of another session, or of other parameters", source)
-
-    def _expected_kinds(self) -> tuple[str, ...]:
-        """The kinds of message that have a place in the present phase."""
-        raise NotImplementedError
 
     def _session_of(self, message: Message) -> bytes:
         """What the session field of a well-formed message must be."""

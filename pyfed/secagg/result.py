@@ -22,6 +22,8 @@ class RoundResult:
         total_weight: Σ w over them.
         fixed: what the residues mean.
         length: elements of an update.
+        wrong: clients to whom wrong shares are due, which were repaired, sorted; only the server
+            has them. Under SwiftAgg+ all those are named whose sums a wrong column went through.
         traffic: (role, phase) → bytes sent by the server or by all clients together; filled in by
             an engine that counts them.
         seconds: phase → wall time; filled in by an engine that measures it.
@@ -32,6 +34,7 @@ class RoundResult:
     total_weight: int
     fixed: Encoding
     length: int
+    wrong: tuple[int, ...] = ()
     traffic: dict[tuple[str, str], int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -12,6 +12,9 @@ from pyfed.fields import Field
 
 VERSION = 1
 PHASES = ("keys", "share", "upload", "recover")
+SIGNATURE = 64
+"""Bytes of an Ed25519 signature."""
+
 SERVER = -1
 """The number of the server as sender, recipient or source."""
 
@@ -26,7 +29,10 @@ SEALING = 12 + 16
 
 
 class Member(NamedTuple):
-    """A client of the roster: its number and its public keys (32 bytes; signing: empty or 32)."""
+    """A client of the roster: its number and its public keys.
+
+    The signing key has 32 bytes, or none under a server that is only curious.
+    """
 
     client: int
     channel_key: bytes
@@ -45,7 +51,7 @@ class Parameters:
 
     Args:
         protocol: name of the protocol.
-        mode: ``"curious"``.
+        mode: what the server may do: ``"curious"`` or ``"malicious"``.
         field: the prime field.
         clients: N.
         privacy: T, how many clients may pool what they see with the server.
@@ -73,6 +79,31 @@ class Parameters:
     form: tuple[object, ...]
     max_weight: int
     lanes: int = 1
+
+    @property
+    def signed(self) -> bool:
+        """Whether clients sign their messages, and a quorum of them the set of survivors."""
+        return self.mode == "malicious"
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases of a round, in order."""
+        return (*PHASES[:-1], "commit", PHASES[-1]) if self.signed else PHASES
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of the public keys that a client shows in Hello; the first 32 are X25519's."""
+        return 32
+
+    @property
+    def signing_bytes(self) -> int:
+        """Bytes of a public key for signatures: 32, or none."""
+        return 32 if self.signed else 0
+
+    @property
+    def objects(self) -> int:
+        """The most msgpack objects in any message."""
+        return 64 + self.clients * (8 + len(self.segments))
 
     @property
     def enough(self) -> int:

@@ -17,17 +17,18 @@ import msgpack
 import numpy as np
 
 from pyfed.errors import DtypeError, ProtocolError
-from pyfed.secagg.session import SERVER, VERSION, WORD, Parameters, canonical
+from pyfed.secagg.packing import expect_few_objects, kind_name
+from pyfed.secagg.session import SERVER, SIGNATURE, VERSION, WORD, Parameters, canonical
 
 DIGEST = 32
-HEADER = 512
+HEADER = 768
 """Bytes: more than the header, the digest and the small fields of any message take."""
 
 Box = tuple[bytes, ...]
 """Sealed segments, each nonce ‖ ciphertext ‖ tag."""
 
-KINDS: dict[str, type[Message]] = {}
-"""Message types by name; every subclass of Message is here."""
+KINDS: dict[tuple[str, str], type[Message]] = {}
+"""Message types by protocol and name; every subclass of Message is here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +40,15 @@ class Message:
         round: number of the round.
         sender: number of the client that sends it, or -1 for the server.
         recipient: number of the client it is for, or -1 for the server.
-        signature: reserved for signed modes; empty.
+        signature: of a client under a malicious server: Ed25519 over :meth:`signed_part`.
         protocol: name of the protocol.
         version: version of the rules.
     """
 
     kind: ClassVar[str]
     """The name of the class, as the bytes carry it."""
+    protocols: ClassVar[tuple[str, ...]]
+    """The protocols that have such a message."""
     from_server: ClassVar[bool]
 
     session: bytes
@@ -58,18 +61,23 @@ class Message:
 
     def __init_subclass__(cls) -> None:
         cls.kind = cls.__name__
-        KINDS[cls.kind] = cls
+        for protocol in cls.protocols:
+            KINDS[protocol, cls.kind] = cls
 
     def _body(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in _body_names(type(self)))
 
-    def _packed(self) -> bytes:
+    def _packed(self, signature: bytes) -> bytes:
         head = (self.version, self.protocol, self.kind, self.session, self.round)
-        return canonical((*head, self.sender, self.recipient, self.signature, *self._body()))
+        return canonical((*head, self.sender, self.recipient, signature, *self._body()))
+
+    def signed_part(self) -> bytes:
+        """What a signature covers: "pyfed/v1/sign" ‖ SHA-256 of the bytes without signature."""
+        return b"pyfed/v1/sign" + hashlib.sha256(self._packed(b"")).digest()
 
     def to_bytes(self) -> bytes:
         """The bytes of this message."""
-        packed = self._packed()
+        packed = self._packed(self.signature)
         return packed + hashlib.sha256(packed).digest()
 
     @staticmethod
@@ -89,16 +97,17 @@ class Message:
             kind = type(parameters).__name__
             raise DtypeError(f"from_bytes: parameters is {kind}; pass protocol.parameters")
         view = memoryview(data)
-        most = max(kind.largest(parameters) for kind in KINDS.values())
+        kinds = kinds_of(parameters)
+        most = max(kind.largest(parameters) for kind in kinds.values())
         if not DIGEST < len(view) <= most:
             raise ProtocolError(f"a message has {len(view)} bytes; it must have {DIGEST} to {most}")
         packed = view[:-DIGEST]
         if hashlib.sha256(packed).digest() != view[-DIGEST:]:
             raise ProtocolError("a message was damaged: its digest does not match its content")
-        message = _unpacked(packed, parameters)
+        message = _unpacked(packed, kinds, parameters)
         message.check(parameters)
         # One message has one encoding, so that equal bytes and equal messages are the same thing.
-        if message._packed() != packed:
+        if message._packed(message.signature) != packed:
             raise ProtocolError("a message is not in canonical form", sender=message.sender)
         return message
 
@@ -110,13 +119,15 @@ class Message:
     def check(self, parameters: Parameters) -> None:
         """Raise ProtocolError unless every field has the right type, size and range."""
         p, server = parameters, self.from_server
+        belongs = type(self) is KINDS.get((p.protocol, self.kind))
+        self._expect(belongs, "type", f"one of {p.protocol}'s: {sorted(kinds_of(p))}")
         self._expect(type(self.version) is int and self.version == VERSION, "version", VERSION)
         self._expect(self.protocol == p.protocol, "protocol", p.protocol)
         self._expect_bytes("session", self.session, 32)
         self._expect_int("round", self.round, 0, 2**64)
         self._expect_int("sender", self.sender, *((SERVER, 0) if server else (0, p.clients)))
         self._expect_int("recipient", self.recipient, *((0, p.clients) if server else (SERVER, 0)))
-        self._expect_bytes("signature", self.signature, 0)
+        self._expect_bytes("signature", self.signature, SIGNATURE * (p.signed and not server))
         self._check_body(parameters)
 
     def _check_body(self, parameters: Parameters) -> None:
@@ -168,26 +179,27 @@ def _body_names(kind: type[Message]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(kind) if f.name not in Message.__dataclass_fields__)
 
 
-def _unpacked(packed: memoryview, parameters: Parameters) -> Message:
+def kinds_of(parameters: Parameters) -> dict[str, type[Message]]:
+    """The message types of a protocol, by name."""
+    return {
+        name: kind for (protocol, name), kind in KINDS.items() if protocol == parameters.protocol
+    }
+
+
+def _unpacked(
+    packed: memoryview, kinds: dict[str, type[Message]], parameters: Parameters
+) -> Message:
     """A message whose fields are there but not yet checked."""
-    try:
-        values = msgpack.unpackb(
-            packed,
-            use_list=False,
-            max_array_len=max(parameters.clients, len(parameters.segments), 16),
-            max_map_len=0,
-            max_ext_len=0,
-            max_str_len=64,
-        )
-    except (ValueError, msgpack.UnpackException) as error:  # trailing bytes are a ValueError too
-        raise ProtocolError(f"a message is not well-formed msgpack: {error}") from None
-    if not isinstance(values, tuple) or len(values) < 8 or type(values[2]) is not str:
-        raise ProtocolError("a message is not an array with a header of 8 fields")
-    kind = KINDS.get(values[2])
+    kind = kinds.get(name := kind_name(packed))
     if kind is None:
-        raise ProtocolError(f"a message has type {values[2]!r}; it must be one of {sorted(KINDS)}")
+        raise ProtocolError(f"a message has type {name!r}; it must be one of {sorted(kinds)}")
     if len(packed) + DIGEST > kind.largest(parameters):
         raise ProtocolError(f"{kind.kind}: {len(packed)} bytes are more than such a message has")
+    expect_few_objects(packed, parameters.objects)
+    try:
+        values = msgpack.unpackb(packed, use_list=False, max_map_len=0, max_ext_len=0)
+    except (ValueError, msgpack.UnpackException) as error:  # trailing bytes are a ValueError too
+        raise ProtocolError(f"a message is not well-formed msgpack: {error}") from None
     names = _body_names(kind)
     if len(values) != 8 + len(names):
         raise ProtocolError(f"{kind.kind}: {len(values)} fields; there must be {8 + len(names)}")

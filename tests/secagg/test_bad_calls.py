@@ -10,7 +10,7 @@ import torch
 
 import pyfed
 from pyfed.errors import ArgumentError, DtypeError
-from pyfed.secagg import LightSecAgg, Message, simulate
+from pyfed.secagg import Identity, LightSecAgg, Message, simulate
 
 FIXED = pyfed.FixedPoint(clip=1.0, bits=12, clients=4, max_weight=10)
 PROTOCOL = LightSecAgg(clients=4, privacy=1, dropouts=1, length=3, fixed=FIXED)
@@ -38,6 +38,32 @@ def test_a_wrong_argument_of_simulate_is_named(
 ) -> None:
     with pytest.raises(error, match=words):
         simulate(**{"protocol": PROTOCOL, "updates": UPDATES, **change})
+
+
+@pytest.mark.parametrize(
+    ("update", "what"),
+    [
+        (torch.zeros(4), r"updates\[2\]: .*has 4 elements"),
+        (torch.tensor([0.0, torch.nan, 0.0]), r"updates\[2\]: .*NaN"),
+        (torch.zeros(3, dtype=torch.int32), r"updates\[2\]: .*int32"),
+    ],
+)
+def test_a_bad_update_is_told_with_the_number_of_its_client(
+    update: torch.Tensor, what: str
+) -> None:
+    with pytest.raises((ArgumentError, DtypeError), match=what):
+        simulate(PROTOCOL, [*UPDATES[:2], update, *UPDATES[3:]])
+
+
+def test_a_malicious_server_needs_identities_in_simulate_too() -> None:
+    names = {"clients": 4, "privacy": 1, "dropouts": 1, "length": 3, "fixed": PROTOCOL.fixed}
+    ring = [Identity.generate() for _ in range(4)]
+    with pytest.raises(ArgumentError, match=r"0 identities are given .* Identity\.public"):
+        LightSecAgg(**names, server="malicious")
+    wary = LightSecAgg(**names, server="malicious", identities=[i.public for i in ring])
+    with pytest.raises(ArgumentError, match="every client's private Identity"):
+        simulate(wary, UPDATES)
+    assert simulate(wary, UPDATES, identities=ring).total_weight == 4
 
 
 @pytest.mark.parametrize("weights", [np.array([1, 2, 3, 4]), torch.tensor([1, 2, 3, 4])])

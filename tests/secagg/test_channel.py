@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import subprocess
 import sys
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 
 import pyfed.secagg.channel as channel
 from pyfed import Key
@@ -16,6 +19,7 @@ from pyfed.secagg.channel import ChannelKey, Label, Peers, channel_key, open_int
 
 LABEL = Label(session=bytes(range(32)), kind="Share", round=7, sender=1, recipient=2)
 KEY = Key(bytes(range(32)))
+NONCES = Key(bytes(range(32, 64)))
 
 
 def opened(key: Key, box: tuple[bytes, ...], label: Label, size: int) -> bytes | None:
@@ -141,7 +145,7 @@ def test_a_channel_key_is_hkdf_of_the_documented_name() -> None:
 def test_boxes_open_in_segments_of_any_number(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "SEGMENT", 16)
     data = bytes(range(size))
-    box = seal(KEY, data, LABEL)
+    box = seal(KEY, NONCES, data, LABEL)
     assert [len(s) - 28 for s in box] == [len(data[i : i + 16]) for i in range(0, size or 1, 16)]
     assert opened(KEY, box, LABEL, size) == data
     assert opened(KEY, box, LABEL, size + 1) is None
@@ -150,7 +154,7 @@ def test_boxes_open_in_segments_of_any_number(size: int, monkeypatch: pytest.Mon
 
 def test_every_flipped_bit_of_a_box_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "SEGMENT", 8)
-    box = seal(KEY, b"twenty bytes of data", LABEL)
+    box = seal(KEY, NONCES, b"twenty bytes of data", LABEL)
     for number, segment in enumerate(box):
         for bit in range(8 * len(segment)):
             flipped = bytearray(segment)
@@ -161,7 +165,7 @@ def test_every_flipped_bit_of_a_box_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 
 def test_segments_cannot_be_moved_dropped_or_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "SEGMENT", 8)
-    a, b, c = seal(KEY, bytes(24), LABEL)
+    a, b, c = seal(KEY, NONCES, bytes(24), LABEL)
     for forged in ((b, a, c), (a, b), (a, b, c, c), (a, a, c), (), (a[:20], b, c)):
         assert opened(KEY, forged, LABEL, 24) is None
         assert opened(KEY, forged, LABEL, 8 * len(forged)) is None
@@ -172,7 +176,7 @@ def test_segments_cannot_be_moved_dropped_or_doubled(monkeypatch: pytest.MonkeyP
     [{"session": bytes(32)}, {"kind": "Inbox"}, {"round": 8}, {"sender": 3}, {"recipient": 1}],
 )
 def test_a_box_opens_under_its_own_label_only(change: dict[str, object]) -> None:
-    box = seal(KEY, b"secret", LABEL)
+    box = seal(KEY, NONCES, b"secret", LABEL)
     assert opened(KEY, box, dataclasses.replace(LABEL, **change), 6) is None  # type: ignore[arg-type]
     assert opened(Key(bytes(32)), box, LABEL, 6) is None
     assert opened(KEY, box, LABEL, 6) == b"secret"
@@ -181,7 +185,7 @@ def test_a_box_opens_under_its_own_label_only(change: dict[str, object]) -> None
 def test_peers_open_what_the_other_sealed_and_not_what_they_sealed_themselves() -> None:
     keys = [ChannelKey(Key(bytes([i]) * 32)) for i in range(1, 4)]
     publics = {i: key.public for i, key in enumerate(keys)}
-    parties = [Peers(key, i, publics, bytes(32), 5) for i, key in enumerate(keys)]
+    parties = [Peers(key, i, publics, bytes(32), 5, NONCES) for i, key in enumerate(keys)]
     box = parties[0].seal(1, "share", "Share", memoryview(b"for you"))
     out = bytearray(7)
     assert parties[1].open_into(0, "share", "Share", box, memoryview(out))
@@ -198,3 +202,22 @@ def test_messages_and_channels_import_without_torch() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_equal_plaintexts_give_equal_boxes_and_others_never_share_a_nonce() -> None:
+    first, again = (seal(KEY, NONCES, b"the same update", LABEL) for _ in range(2))
+    assert first == again
+    other = seal(KEY, NONCES, b"another update!", LABEL)
+    assert first[0][:12] != other[0][:12]
+    elsewhere = seal(KEY, NONCES, b"the same update", dataclasses.replace(LABEL, round=8))
+    assert len({first[0][:12], elsewhere[0][:12], other[0][:12]}) == 3
+    guessed = seal(KEY, Key(bytes(32)), b"the same update", LABEL)
+    assert guessed[0][:12] != first[0][:12]  # a plaintext cannot be confirmed by its nonce
+
+
+def test_nonces_are_those_of_another_hmac() -> None:
+    box = seal(KEY, NONCES, b"data", LABEL)
+    bound = LABEL.segment(0, 1) + hashlib.sha256(b"data").digest()
+    digest = HMAC(NONCES.reveal(), SHA256())
+    digest.update(bound)
+    assert box[0][:12] == digest.finalize()[:12]

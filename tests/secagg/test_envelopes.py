@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pyfed.secagg import Message
+from pyfed.secagg import Message, secaggplus_messages
 from secagg.rounds import PHASES, Round, one_of_each, protocol, refuse, replaced
 
 ENVELOPES: list[tuple[dict[str, Any], int | None, str]] = [
@@ -24,6 +24,19 @@ ENVELOPES: list[tuple[dict[str, Any], int | None, str]] = [
 def to_each() -> list[Any]:
     """(index, phase, type) of every message that a party can be sent."""
     return [pytest.param(i, id=m.kind) for i, (_, m, _, _) in enumerate(one_of_each())]
+
+
+def test_a_message_of_another_protocol_in_this_one_s_name_is_refused() -> None:
+    """Made in the process, since bytes are read as the protocol's own types."""
+    run = Round(protocol())
+    run.play("share")
+    share = run.upwards[1]
+    envelope = {name: getattr(share, name) for name in ("session", "round", "sender", "recipient")}
+    for kind in (secaggplus_messages.Share, secaggplus_messages.Pledge):
+        body = {"boxes": share.boxes} if kind is secaggplus_messages.Share else {}
+        foreign = kind(**envelope, **body, protocol="LightSecAgg")
+        refuse(run.server, foreign, 1, "type must be one of LightSecAgg's")
+    run.finish()
 
 
 def before(index: int) -> tuple[Round, Any, Message, int, Callable[[], None]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from pyfed import Key
-from pyfed.errors import ProtocolError
+from pyfed.errors import ArgumentError, ProtocolError
 from pyfed.secagg import FileJournal, Message
 from pyfed.secagg.messages import Survivors, Upload
 from pyfed.secagg.session import survivors_digest
@@ -36,7 +38,7 @@ def test_entries_are_made_before_the_messages_are_released() -> None:
     run.play("share")
     run.collect()
     run.close()
-    assert spy.entries == []
+    assert spy.entries == [("roster", run.clients[2]._session)]
     spy.fail = True
     before = state(run.clients[2]._pair)
     with pytest.raises(OSError, match="disk is full"):
@@ -47,7 +49,7 @@ def test_entries_are_made_before_the_messages_are_released() -> None:
     run.send("upload")
     upload = run.upwards[2]
     assert isinstance(upload, Upload)
-    assert spy.entries == [("upload", hashlib.sha256(upload.masked).digest())]
+    assert spy.entries[1:] == [("upload", hashlib.sha256(upload.masked).digest())]
     run.collect()
     run.close()
     spy.fail = True
@@ -55,7 +57,7 @@ def test_entries_are_made_before_the_messages_are_released() -> None:
         run.clients[2].handle(run.downwards[2], -1)
     spy.fail = False
     run.send("recover")
-    assert spy.entries[1:] == [("answer", survivors_digest((0, 1, 2, 3, 4)))]
+    assert spy.entries[2:] == [("answer", survivors_digest((0, 1, 2, 3, 4)))]
     run.finish()
 
 
@@ -155,9 +157,56 @@ def test_an_entry_is_on_disk_before_record_returns(
     journal = FileJournal(path)
     journal.record("upload", bytes(32))
     line = b"upload " + b"00" * 32 + b"\n"
-    assert synchronised == [line, line]  # the file, then its directory
+    assert synchronised == [b"", line]  # the directory, which has the new name; then the file
     journal.record("answer", bytes(32))
     assert len(synchronised) == 3
+
+
+def test_an_entry_never_stands_behind_a_line_that_was_cut_short(tmp_path: Path) -> None:
+    """A disk that was full in the middle of a write, while the journal is open."""
+    path = tmp_path / "journal"
+    journal = FileJournal(path)
+    journal.record("roster", bytes(32))
+    with path.open("ab") as file:
+        file.write(b"a")
+    journal.record("answer", b"1" * 32)
+    for other in (journal, FileJournal(path)):
+        with pytest.raises(ProtocolError, match="another answer"):
+            other.record("answer", b"2" * 32)
+    assert path.read_bytes().count(b"\n") == 2
+
+
+def test_a_second_journal_waits_until_the_first_has_written(tmp_path: Path) -> None:
+    """Else it would take the half of a line for one that a crash cut short, and drop it."""
+    path = tmp_path / "journal"
+    FileJournal(path).record("roster", bytes(32))
+    opened = threading.Event()
+
+    def open_another() -> None:
+        FileJournal(path)
+        opened.set()
+
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b"answer ")
+        file.flush()
+        other = threading.Thread(target=open_another)
+        other.start()
+        assert not opened.wait(0.2)
+        file.write(b"00" * 32 + b"\n")
+    other.join()
+    with pytest.raises(ProtocolError, match="another answer"):
+        FileJournal(path).record("answer", b"2" * 32)
+
+
+def test_a_journal_needs_its_folder_and_notices_that_its_file_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="no folder"):
+        FileJournal(tmp_path / "missing" / "journal")
+    journal = FileJournal(tmp_path / "journal")
+    journal.record("upload", bytes(32))
+    (tmp_path / "journal").unlink()
+    with pytest.raises(ProtocolError, match="is gone"):
+        journal.record("answer", bytes(32))
 
 
 def test_two_journals_of_one_file_see_each_other(tmp_path: Path) -> None:

@@ -157,10 +157,14 @@ def test_wrong_answers_are_repaired_or_noticed(errors: int, detect: int) -> None
     run.server.close_phase()
     wanted = exact_sum(agreed, run.updates, run.weights, range(8))
     assert run.server.result.integers.tolist() == wanted
+    assert run.server.result.wrong == tuple(range(2, 2 + errors))
     for more in range(errors + 1, errors + detect + 1):
         run = answered(set(range(more)))
-        with pytest.raises(DecodeError):
+        with pytest.raises(DecodeError, match=f"answers contradict.*errors is {errors}") as caught:
             run.server.close_phase()
+        if 2 * more <= 2 * errors + detect:  # few enough to be told from the others
+            assert caught.value.rows == tuple(range(more))
+            assert f"due to clients {list(range(more))}" in str(caught.value)
         assert run.server.phase == "closed"
 
 

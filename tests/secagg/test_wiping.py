@@ -192,10 +192,11 @@ def test_the_encoded_update_is_gone_once_it_is_masked() -> None:
 def test_a_roster_with_a_weak_key_leaves_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     made = record_keys(monkeypatch)
     with pytest.raises(ProtocolError, match="all-zero"):
-        channel.Peers(
-            channel.ChannelKey(Key(SECRET)), 0, {1: b"\x09" + bytes(31), 2: bytes(32)}, SECRET, 0
-        )
-    assert [key.reveal() == bytes(32) for key in made] == [False, True]  # the test's own is left
+        publics = {1: b"\x09" + bytes(31), 2: bytes(32)}
+        own = channel.ChannelKey(Key(SECRET))
+        channel.Peers(own, 0, publics, SECRET, 0, Key(SECRET))
+    # The test's own two are left; the copy for nonces and the first agreed secret are not.
+    assert [key.reveal() == bytes(32) for key in made] == [False, False, True, True]
 
 
 def test_an_error_in_a_simulation_wipes_all_parties(monkeypatch: pytest.MonkeyPatch) -> None:
