@@ -16,22 +16,44 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "FileJournal": "pyfed.secagg.journal",
+    "Identity": "pyfed.secagg.identity",
     "Journal": "pyfed.secagg.journal",
     "LightSecAgg": "pyfed.secagg.lightsecagg",
-    "Message": "pyfed.secagg.messages",
+    "Message": "pyfed.secagg.wire",
     "RoundResult": "pyfed.secagg.result",
+    "SecAggPlus": "pyfed.secagg.secaggplus",
+    "SecEA": "pyfed.secagg.secea",
+    "SwiftAgg": "pyfed.secagg.swiftagg",
+    "compare": "pyfed.secagg.comparison",
     # The in-process engine stands above this package; only its name is offered here.
     "simulate": "pyfed.engines.simulation",
 }
 
-__all__ = ["FileJournal", "Journal", "LightSecAgg", "Message", "RoundResult", "simulate"]
+__all__ = [
+    "FileJournal",
+    "Identity",
+    "Journal",
+    "LightSecAgg",
+    "Message",
+    "RoundResult",
+    "SecAggPlus",
+    "SecEA",
+    "SwiftAgg",
+    "compare",
+    "simulate",
+]
 
 if TYPE_CHECKING:
     from pyfed.engines.simulation import simulate
+    from pyfed.secagg.comparison import compare
+    from pyfed.secagg.identity import Identity
     from pyfed.secagg.journal import FileJournal, Journal
     from pyfed.secagg.lightsecagg import LightSecAgg
-    from pyfed.secagg.messages import Message
     from pyfed.secagg.result import RoundResult
+    from pyfed.secagg.secaggplus import SecAggPlus
+    from pyfed.secagg.secea import SecEA
+    from pyfed.secagg.swiftagg import SwiftAgg
+    from pyfed.secagg.wire import Message
 
 
 def __getattr__(name: str) -> Any:
