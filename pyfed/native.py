@@ -70,17 +70,17 @@ def triton_reason(tensor: torch.Tensor) -> str | None:
 
 
 def run(name: str, device: torch.device, *args: object) -> None:
-    """Call the compiled kernel of the op ``name``; raise what it reports (CUDA: later).
+    """Call the compiled kernel ``name`` for this device; raise what it reports (CUDA: later).
 
     Tensors among the arguments are passed as pointers, so they must be contiguous; None becomes 0.
     """
     raw = [_pointer(argument) for argument in args]
     if device.type == "cpu":
-        raise_for(name, getattr(_C, f"{name.rstrip('_')}_cpu")(*raw, torch.get_num_threads()))
+        raise_for(name, getattr(_C, f"{name}_cpu")(*raw, torch.get_num_threads()))
         return
     word = error_word(device)
     stream = torch.cuda.current_stream(device).cuda_stream
-    getattr(_C, f"{name.rstrip('_')}_cuda")(*raw, word.data_ptr(), word.device.index, stream)
+    getattr(_C, f"{name}_cuda")(*raw, word.data_ptr(), word.device.index, stream)
 
 
 def _pointer(argument: object) -> object:

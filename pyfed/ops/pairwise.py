@@ -89,7 +89,7 @@ def _add_masks_native(
     if inplace is residues and _may_run_dry(modulus):
         inplace = residues.clone()
     native.run(
-        *("add_masks_", residues.device, inplace, length, keys.contiguous(), signs.contiguous()),
+        *("add_masks", residues.device, inplace, length, keys.contiguous(), signs.contiguous()),
         *(len(signs), modulus, stream, start),
     )
     if inplace is not residues:
