@@ -149,6 +149,7 @@ def lagrange_encode(
                 num_warps=8,
                 num_stages=2,
             )
+            digits.zero_()  # of a matrix that the caller may keep secret, as in a product
     return out
 
 
