@@ -5,7 +5,15 @@
 namespace pyfed {
 
 // What a stream of words is for; the top byte of the third nonce word.
-enum Purpose : uint32_t { kWords = 0, kResidues = 1, kRounding = 2, kPadding = 3, kSelection = 7 };
+enum Purpose : uint32_t {
+  kWords = 0,
+  kResidues = 1,
+  kRounding = 2,
+  kPadding = 3,
+  kNoise = 4,
+  kSketch = 6,
+  kSelection = 7
+};
 constexpr int kAttempts = 16;
 
 PYFED_HD uint32_t field_id(uint32_t modulus) {

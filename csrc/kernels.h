@@ -16,6 +16,10 @@ namespace pyfed {
   int add_masks_cpu(uint32_t* residues, int64_t length, const uint32_t* keys,                      \
                     const int32_t* signs, int64_t masks, uint32_t modulus, uint32_t stream,        \
                     int64_t start, int threads);                                                   \
+  /* table: (3, entries), highest words first. */                                                  \
+  int discrete_gaussian_cpu(const uint32_t* key, const uint32_t* table, int64_t entries,           \
+                            const int32_t* coefficients, int64_t terms, int64_t start,             \
+                            int64_t count, uint32_t stream, uint32_t* out, int threads);           \
   int field_matmul_cpu(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, int64_t n,      \
                        uint32_t modulus, uint32_t* out, int32_t* scratch, int threads);            \
   int field_sum_cpu(const uint32_t* x, const uint32_t* weights, int64_t clients, int64_t count,    \
@@ -96,6 +100,15 @@ namespace pyfed {
   int64_t merge_workspace(int64_t rows, int64_t columns, int64_t rank);                            \
   int64_t lora_workspace(int64_t rows, int64_t in, int64_t outs, int64_t rank, int backward,       \
                          int threads);                                                             \
+  /* x: (samples, features) or, to transpose, (clients, rows, features). G is made from the seed   \
+     or, without one, from the key, which makes the noise too. */                                  \
+  int sketch_cpu(const float* x, const int64_t* starts, int64_t clients, int64_t samples,          \
+                 int64_t features, int64_t rows, int kind, const uint32_t* seed,                   \
+                 const uint32_t* key, float noise_std, uint32_t stream, int transpose, float* out, \
+                 float* scratch, int threads);                                                     \
+  /* Floats of scratch that it wants. */                                                           \
+  int64_t sketch_workspace(int64_t clients, int64_t samples, int64_t features, int64_t rows,       \
+                           int kind, int secret, int transpose, int threads);                      \
   /* Words of scratch that the products want; kept_rows is the blocks of a decode, else 0. */      \
   int64_t product_workspace(int64_t kept_rows, int threads);
 

@@ -117,9 +117,11 @@ PYBIND11_MODULE(_C, m) {
   PYFED_CPU(selection_workspace);
   PYFED_CPU(merge_workspace);
   PYFED_CPU(lora_workspace);
+  PYFED_CPU(sketch_workspace);
   PYFED_BOTH(random_words);
   PYFED_BOTH(random_residues);
   PYFED_BOTH(add_masks);
+  PYFED_CPU(discrete_gaussian_cpu);
   PYFED_BOTH(field_matmul);
   PYFED_BOTH(field_sum);
   PYFED_BOTH(quantize);
@@ -139,6 +141,7 @@ PYBIND11_MODULE(_C, m) {
   PYFED_CPU(lora_merge_cpu);
   PYFED_CPU(lora_linear_cpu);
   PYFED_CPU(lora_linear_backward_cpu);
+  PYFED_CPU(sketch_cpu);
   PYFED_BOTH(weighted_mean);
   PYFED_BOTH(segment_clip);
   PYFED_BOTH(bank_adamw);

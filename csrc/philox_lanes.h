@@ -64,18 +64,12 @@ inline uint64_t quads_kept(Quads w0, Quads w1, Quads w2, Quads w3, uint32_t thre
 }
 #endif
 
-// Elements 64 · group … 64 · group + 63: bit e % 64 is set where element e is kept.
-inline uint64_t kept_bits(const Dropout& dropout, uint64_t group) {
-  constexpr int kChains = 16 / kQuads;
-  Quads x0[kChains], x1[kChains], x2[kChains], x3[kChains];
-#pragma GCC unroll 4
-  for (int i = 0; i < kChains; ++i) {
-    x0[i] = quads_counters(group * 16 + uint64_t(i * kQuads));
-    x1[i] = quads_high(x0[i]);
-    x2[i] = quads_each(dropout.stream), x3[i] = quads_each(dropout.stream >> 32);
-  }
+// All rounds on kChains registers of blocks: their counters become their words.
+template <int kChains>
+inline __attribute__((always_inline)) void philox_rounds(Quads (&x0)[kChains], Quads (&x1)[kChains],
+                                                         Quads (&x2)[kChains], Quads (&x3)[kChains],
+                                                         PhiloxKey key) {
   const Quads factor0 = quads_each(kPhiloxFactor0), factor1 = quads_each(kPhiloxFactor1);
-  PhiloxKey key = dropout.key;
 #pragma GCC unroll 10
   for (int round = 0; round < kPhiloxRounds; ++round) {
     const Quads low = quads_each(key.low), high = quads_each(key.high);
@@ -88,6 +82,19 @@ inline uint64_t kept_bits(const Dropout& dropout, uint64_t group) {
     }
     key.low += kPhiloxStep0, key.high += kPhiloxStep1;
   }
+}
+
+// Elements 64 · group … 64 · group + 63: bit e % 64 is set where element e is kept.
+inline uint64_t kept_bits(const Dropout& dropout, uint64_t group) {
+  constexpr int kChains = 16 / kQuads;
+  Quads x0[kChains], x1[kChains], x2[kChains], x3[kChains];
+#pragma GCC unroll 4
+  for (int i = 0; i < kChains; ++i) {
+    x0[i] = quads_counters(group * 16 + uint64_t(i * kQuads));
+    x1[i] = quads_high(x0[i]);
+    x2[i] = quads_each(dropout.stream), x3[i] = quads_each(dropout.stream >> 32);
+  }
+  philox_rounds(x0, x1, x2, x3, dropout.key);
   uint64_t kept = 0;
 #pragma GCC unroll 4
   for (int i = 0; i < kChains; ++i) {

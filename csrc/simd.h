@@ -183,9 +183,10 @@ inline void transpose(typename Square<kSize>::Row* rows) {
   if (kSize > 8) transpose_stage<kSize, 8 % kSize>(rows);
 }
 
-// kGroups times kBlocks blocks: state[g][i][l] becomes word i of block counter + g · kBlocks + l.
-// Two groups side by side hide the time that each step of a quarter round waits for the last.
-template <int kGroups>
+// kGroups times kBlocks blocks: state[g][i][l] becomes word i of the block whose word kVaried is
+// g · kBlocks + l more than given: by default its counter, and 13 is the row. Two groups side by
+// side hide the time that each step of a quarter round waits for the last.
+template <int kGroups, int kVaried = 12>
 inline __attribute__((always_inline)) void chacha_lanes(const uint32_t* key, uint32_t counter,
                                                         Nonce nonce, Words (&state)[kGroups][16]) {
   const uint32_t start[16] = {0x61707865, 0x3320646e, 0x79622d32,   0x6b206574,  key[0], key[1],
@@ -197,7 +198,7 @@ inline __attribute__((always_inline)) void chacha_lanes(const uint32_t* key, uin
   for (int g = 0; g < kGroups; ++g) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) state[g][i] = Words{} + start[i];
-    state[g][12] += lane + uint32_t(g * kBlocks);
+    state[g][kVaried] += lane + uint32_t(g * kBlocks);
   }
   auto quarters = [&state](int a, int b, int c, int d) __attribute__((always_inline)) {
 #pragma GCC unroll 2
@@ -213,7 +214,7 @@ inline __attribute__((always_inline)) void chacha_lanes(const uint32_t* key, uin
   for (int g = 0; g < kGroups; ++g) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) state[g][i] += start[i];
-    state[g][12] += lane + uint32_t(g * kBlocks);
+    state[g][kVaried] += lane + uint32_t(g * kBlocks);
   }
 }
 

@@ -9,6 +9,17 @@ def merge_workspace(rows: int, columns: int, rank: int, /) -> int: ...
 def lora_workspace(
     rows: int, ins: int, outs: int, rank: int, backward: int, threads: int, /
 ) -> int: ...
+def sketch_workspace(
+    clients: int,
+    samples: int,
+    features: int,
+    rows: int,
+    kind: int,
+    secret: int,
+    transpose: int,
+    threads: int,
+    /,
+) -> int: ...
 def addresses(
     tensors: list[object], each: int, exchange: object, types: tuple[type, ...], found: int, /
 ) -> bool: ...

@@ -96,7 +96,7 @@ class DealerCheck:
             pads: int32 (rows, challenges), for the same rows.
 
         Returns:
-            int32 (rows, challenges): Σ_l r_l · shares[:, l] + pads.
+            int32 (rows, challenges), Σ_l r_l · share_l + pads over the columns l of each row.
 
         Raises:
             DtypeError, ArgumentError: an argument is wrong, or a residue lies outside [0, p).

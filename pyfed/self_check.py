@@ -68,6 +68,7 @@ SAMPLES: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "add_masks_": lambda d: ops.add_masks_.prepare(
         _ramp(d, 100), [_KEY, _KEY.derive("other")], [1, -1], SOLINAS31, start=3
     ),
+    "discrete_gaussian": lambda d: ops.discrete_gaussian.prepare(50, 20.0, _KEY, device=d),
     "field_matmul": lambda d: ops.field_matmul.prepare(_ramp(d, 5, 7), _ramp(d, 7, 9), SOLINAS31),
     "field_sum": lambda d: ops.field_sum.prepare(_ramp(d, 3, 20), SOLINAS31, weights=[1, 2, 3]),
     "quantize": lambda d: ops.quantize.prepare(
@@ -115,10 +116,13 @@ SAMPLES: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "bank_sgd_": lambda d: ops.bank_sgd_.prepare(
         *(_weights(d), _weights(d), _weights(d)), _owner(d), 0.1, 0.9
     ),
+    "sketch": lambda d: ops.sketch.prepare(_weights(d), 9, _KEY, noise_std=0.5, public=False),
 }
 
 # Sums of products, which kernels add in an order of their own; all other ops give equal bits.
-ROUNDED = frozenset({"lora_merge_", "lora_linear", "lora_linear_backward", "segment_clip_"})
+ROUNDED = frozenset(
+    {"lora_merge_", "lora_linear", "lora_linear_backward", "segment_clip_", "sketch"}
+)
 
 
 def results_of(op: Op, args: tuple[Any, ...]) -> list[torch.Tensor]:

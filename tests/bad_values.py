@@ -172,6 +172,12 @@ def _stepped(args: Args) -> Bad:
     yield from _each(args, "factors", NOT_FINITE, "NaN")
 
 
+def _sketched(args: Args) -> Bad:
+    yield from _each(args, "x", NOT_FINITE, "NaN or infinite")
+    if args["starts"] is not None:
+        yield from _starts(args)
+
+
 _MAKERS: dict[str, Callable[[Args], Bad]] = {
     "add_masks_": _masked,
     "mask_pack": lambda args: iter(()),  # every bool is good
@@ -191,8 +197,9 @@ _MAKERS: dict[str, Callable[[Args], Bad]] = {
     "segment_clip_": _clipped,
     "bank_adamw_": _stepped,
     "bank_sgd_": _stepped,
+    "sketch": _sketched,
 }
-NONE_IS_BAD = ("random_words", "random_residues", "mask_pack")
+NONE_IS_BAD = ("random_words", "random_residues", "discrete_gaussian", "mask_pack")
 
 
 def bad_calls(op: str, args: tuple[Any, ...]) -> Iterator[tuple[list[Any], str]]:

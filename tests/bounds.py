@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import bank_oracles
 import lora_oracles
+import sketch_oracles
 from lora_oracles import Between
 
 BOUNDS: dict[str, Callable[..., list[Between]]] = {
@@ -13,4 +14,5 @@ BOUNDS: dict[str, Callable[..., list[Between]]] = {
     "lora_linear": lora_oracles.lora_linear,
     "lora_linear_backward": lora_oracles.lora_linear_backward,
     "segment_clip_": bank_oracles.clip,
+    "sketch": sketch_oracles.sketch,
 }

@@ -13,6 +13,8 @@ from pyfed import Key
 from pyfed.ops import Indices
 
 KEY = Key(bytes(range(32)))
+FROM_NOTHING = ("random_words", "random_residues", "discrete_gaussian")
+"""Ops that are given no tensor, and are told where to make their result."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Case:
     def on(self, op: str, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The public function's arguments on a device: copies, as an op may write to them."""
         kwargs = {name: moved(value, device) for name, value in self.kwargs.items()}
-        if op.startswith("random_"):
+        if op in FROM_NOTHING:
             kwargs["device"] = device
         return tuple(moved(value, device) for value in self.args), kwargs
 

@@ -11,12 +11,14 @@ import torch
 
 from bank_cases import BANK_MAKERS
 from case import KEY, Case
+from discrete_cases import discrete_gaussian
 from lora_cases import LORA_MAKERS
 from mask_cases import MASK_MAKERS
 from mean_cases import masked_mean
 from pairwise_cases import add_masks
 from pyfed import MERSENNE31, SOLINAS31, Field
 from selection_cases import mask_prune, mask_select
+from sketch_cases import sketch
 
 FIELDS = (SOLINAS31, MERSENNE31)
 TINY = Field("tiny", 5)  # a candidate is rejected with probability 3/8
@@ -174,6 +176,7 @@ _MAKERS: dict[str, Callable[[], Iterator[Case]]] = {
     "random_words": _random_words,
     "random_residues": _random_residues,
     "add_masks_": add_masks,
+    "discrete_gaussian": discrete_gaussian,
     "field_matmul": _field_matmul,
     "field_sum": _field_sum,
     "quantize": _quantize,
@@ -186,6 +189,7 @@ _MAKERS: dict[str, Callable[[], Iterator[Case]]] = {
     "masked_mean": masked_mean,
     **LORA_MAKERS,
     **BANK_MAKERS,
+    "sketch": sketch,
 }
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(20)

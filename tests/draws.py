@@ -17,11 +17,13 @@ from typing import Any
 import torch
 
 import oracles
+from discrete_draws import discrete_gaussian
 from draw import SIZES, Draw
 from lora_draws import LORA_DRAWERS
 from mask_draws import MASK_DRAWERS
 from pairwise_draws import add_masks
 from pyfed import MERSENNE31, SOLINAS31, Field, Key
+from sketch_draws import sketch
 
 TINY = tuple(Field(f"tiny{p}", p) for p in (3, 5, 7, 11, 13, 17, 257))
 
@@ -171,6 +173,7 @@ _DRAWERS: dict[str, Callable[[random.Random], Draw]] = {
     "random_words": _random_words,
     "random_residues": _random_residues,
     "add_masks_": add_masks,
+    "discrete_gaussian": discrete_gaussian,
     "field_matmul": _field_matmul,
     "field_sum": _field_sum,
     "quantize": _quantize,
@@ -179,6 +182,7 @@ _DRAWERS: dict[str, Callable[[random.Random], Draw]] = {
     "lagrange_decode": _lagrange_decode,
     **MASK_DRAWERS,
     **LORA_DRAWERS,
+    "sketch": sketch,
 }
 
 

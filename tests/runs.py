@@ -16,9 +16,11 @@ from pyfed.op import BACKENDS, OPS, Backend
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 SIMD_LEVELS = ("plain", "avx2", "avx512")
 LACKING: dict[str, tuple[Backend, ...]] = {
+    "discrete_gaussian": ("cuda",),
     "lora_merge_": ("cuda",),
     "lora_linear": ("cuda",),
     "lora_linear_backward": ("cuda",),
+    "sketch": ("cuda",),
 }
 """The backends that an op has no kernel for, by name of the op; all others must be there."""
 

@@ -1,4 +1,4 @@
-"""The bounds of ``lora_oracles.py`` and ``bank_oracles.py`` are tight: who errs lies outside.
+"""The bounds of the oracles of adapters, clipping and sketches are tight: who errs lies outside.
 
 Each error here is one that a kernel could really have: a sum kept in bfloat16 or TF32, a result
 that is rounded twice, a tail that is dropped, another client's factors, a mask from another place.
@@ -208,11 +208,45 @@ CLIP: dict[str, Wrong] = {
 }
 
 
+def two_halves(x: torch.Tensor) -> torch.Tensor:
+    """Split into two terms of bfloat16, which keep 16 of the 24 bits."""
+    return bfloat(x) + bfloat(x - bfloat(x))
+
+
+def all_but_last(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+    """The last sample, or the last row of the matrix, is lost."""
+    kept = x.clone()
+    kept[..., -1:, :] = 0
+    return right("sketch", kept, *rest)
+
+
+def noise_of_another_stream(*args: Any) -> torch.Tensor:
+    *sketched, noise_std, grid, transpose = args
+    if noise_std == 0:
+        return right("sketch", *args)
+    zero, (*place, stream) = torch.zeros_like(args[0]), sketched[1:]
+    noise = right("sketch", zero, *place, stream + 1, noise_std, grid, transpose)
+    return right("sketch", *sketched, 0.0, grid, transpose) + noise
+
+
+SKETCH: dict[str, Wrong] = {
+    "x in TF32": changed("sketch", 0, tf32),
+    "x in two terms of bfloat16": changed("sketch", 0, two_halves),
+    "the last sample dropped": all_but_last,
+    "another seed": changed("sketch", 1, lambda t: None if t is None else t.roll(1)),
+    "another key": changed("sketch", 2, lambda t: None if t is None else t.roll(1)),
+    "another stream": changed("sketch", 6, lambda stream: (stream + 7) % 2**31),
+    "no noise": changed("sketch", 7, lambda noise_std: 0.0),
+    "noise of another stream": noise_of_another_stream,
+    "noise a little off": changed("sketch", 7, lambda noise_std: noise_std * 1.0001),
+}
+
 KERNELS = {
     "lora_linear": LINEAR,
     "lora_linear_backward": BACKWARD,
     "lora_merge_": MERGE,
     "segment_clip_": CLIP,
+    "sketch": SKETCH,
 }
 RIGHT = (  # what is no error in a dtype
     ("the update rounded before the base is added", torch.float32),

@@ -38,7 +38,7 @@ ADVICE = {
     **{op: "no_grad" for op in OPS if OPS[op].written and op != "add_masks_"},
 }
 WITHOUT_ADVICE = ("mask_select",)
-DIFFERENTIABLE = ("counter_dropout", "lora_linear")
+DIFFERENTIABLE = ("counter_dropout", "lora_linear", "sketch")
 
 
 @ON_DEVICES
@@ -139,10 +139,13 @@ def test_inputs_that_require_grad_never_give_a_wrong_gradient(op: str, device: s
 
 @pytest.mark.parametrize(("op", "run"), [p for op in DIFFERENTIABLE for p in runs_of(op)])
 def test_the_gradient_of_a_differentiable_op_is_right(op: str, run: Run) -> None:
-    """That of dropout is dropout of the gradient; that of adapters is checked by their oracle."""
+    """That of dropout is dropout of the gradient, that of a sketch the transposed one.
+
+    That of adapters is checked by their oracle.
+    """
     for case in cases_of(op, run):
         args, kwargs = case.on(op, run.device)
-        inputs = float_tensors(list(args))[: 1 if op == "counter_dropout" else 4]
+        inputs = float_tensors(list(args))[: 4 if op == "lora_linear" else 1]
         for t in inputs:
             t.requires_grad_()
         with run.active():
@@ -153,6 +156,9 @@ def test_the_gradient_of_a_differentiable_op_is_right(op: str, run: Run) -> None
         if op == "counter_dropout":
             with pyfed.use_backend("reference"):
                 wanted = outcome(op, prepared(op, grad.cpu(), *plain[1:], **kwargs))
+        elif op == "sketch":
+            there = {**kwargs, "noise_std": 0.0, "transpose": not kwargs.get("transpose", False)}
+            wanted = BOUNDS[op](grad.cpu(), plain[0].shape[-2], *plain[2:], **there)
         else:
             kept = grad.cpu(), results[1].detach().cpu()
             wanted = BOUNDS[f"{op}_backward"](*kept, *plain, **kwargs)

@@ -16,8 +16,10 @@ import pytest
 import torch
 
 from pyfed import MERSENNE31, SOLINAS31, Field, Key, native
+from pyfed.ops.discrete import FIRST_ATTEMPT, discrete_gaussian_op
 from pyfed.ops.field import product_reference
 from pyfed.ops.random import (
+    NOISE,
     PADDING,
     RESIDUES,
     ROUNDING,
@@ -25,6 +27,7 @@ from pyfed.ops.random import (
     residues_reference,
     words_reference,
 )
+from pyfed.ops.sketch_matrix import Matrix, noise_reference, row_words
 from runs import simd_level, simd_levels
 
 libc = ctypes.CDLL(None)
@@ -149,6 +152,15 @@ def test_masks_of_pairs_and_their_keys(simd: str, f: Field) -> None:
 
 
 @EVERY_LEVEL
+def test_words_of_discrete_noise(simd: str) -> None:
+    key, attempts = KEY.words(), range(FIRST_ATTEMPT, FIRST_ATTEMPT + 12)
+    words = [words_reference(key, 5, 700, [0, 3, domain(NOISE, attempt=a)]) for a in attempts]
+    with simd_level(simd):
+        stack = stack_after(lambda: discrete_gaussian_op.kernels["cpu"].run(key, 1e3, 700, 3, 5))
+    assert found(stack, torch.stack(words), key) <= BY_CHANCE
+
+
+@EVERY_LEVEL
 def test_words_that_round(simd: str) -> None:
     key, values, out = KEY.words(), torch.rand(700), empty(700)
     secret = words_reference(key, 5, 700, [0, 3, domain(ROUNDING)])
@@ -233,3 +245,48 @@ def test_products(simd: str, f: Field) -> None:
     assert torch.equal(out, product_reference(a, b, p))
     assert is_clean(scratch)
     assert found(stack, out, centred(out, p), a, b, centred(a, p), centred(b, p)) <= BY_CHANCE
+
+
+ROWS, SAMPLES, FEATURES = 70, 520, 21
+UNTOUCHED = -(2.0**70)
+
+
+def sketched(
+    kind: int, transpose: int, noise_std: float, threads: int
+) -> tuple[Callable[[], None], torch.Tensor, torch.Tensor]:
+    """A call of the kernel, its result and its scratch; the same x each time."""
+    like = torch.Generator().manual_seed(20)
+    x = torch.randn(ROWS if transpose else SAMPLES, FEATURES, generator=like)
+    out = torch.empty(SAMPLES if transpose else ROWS, FEATURES)
+    starts, size = torch.tensor([0, SAMPLES]), (1, SAMPLES, FEATURES, ROWS, kind)
+    scratch = torch.full((native._C.sketch_workspace(*size, 1, transpose, threads),), UNTOUCHED)
+
+    def call() -> None:
+        source = (None, KEY.words(), noise_std, 3, transpose)
+        run("sketch", x, starts, *size, *source, out, scratch, threads=threads)
+
+    return call, out, scratch
+
+
+@EVERY_LEVEL
+@pytest.mark.parametrize("transpose", [0, 1])
+@pytest.mark.parametrize("kind", [1, 2, 3], ids=("rademacher", "gaussian", "countsketch"))
+def test_secret_matrices_and_noise(simd: str, kind: int, transpose: int) -> None:
+    key, std = KEY.words(), 0.0 if transpose else 0.5
+    g = Matrix(None, key, kind, 3)
+    places = (2, SAMPLES) if kind == 3 else (ROWS, {1: -(-SAMPLES // 32), 2: SAMPLES}[kind])
+    noise = noise_reference(key, ROWS, FEATURES, 3)
+    noise_words = row_words(key, (0, ROWS), (0, FEATURES + 1), 3, domain(NOISE))
+    floats = [noise, std * noise, *([g.block((0, ROWS), (0, SAMPLES), ROWS)] if kind == 2 else [])]
+    secrets = [g.words((0, places[0]), (0, places[1])), noise_words, key]
+    for threads in (1, 2):
+        bare, sums, _ = sketched(kind, transpose, 0.0, threads)
+        call, _, scratch = sketched(kind, transpose, std, threads)
+        with simd_level(simd):
+            bare()
+            stack = stack_after(call)
+        assert bool(((scratch == 0) | (scratch == UNTOUCHED)).all())
+        assert kind == 3 or bool((scratch == 0).any())
+        hidden = floats if transpose else [*floats, sums]  # sums are what noise is to hide
+        bits = [values.contiguous().view(torch.int32) for values in hidden]
+        assert found(stack, *secrets, *bits) <= BY_CHANCE

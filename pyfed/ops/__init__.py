@@ -3,6 +3,7 @@
 from pyfed.ops.bank import segment_clip_
 from pyfed.ops.bank_steps import bank_adamw_, bank_sgd_
 from pyfed.ops.counts import mask_add, mask_count, mask_totals
+from pyfed.ops.discrete import discrete_gaussian
 from pyfed.ops.dropout import counter_dropout
 from pyfed.ops.field import field_matmul, field_sum
 from pyfed.ops.fixed import dequantize, quantize
@@ -16,6 +17,9 @@ from pyfed.ops.places import Indices, Rectangles
 from pyfed.ops.prune import mask_prune_
 from pyfed.ops.random import random_residues, random_words
 from pyfed.ops.selection import mask_select
+from pyfed.ops.sketch import sketch
+from pyfed.ops.sketch_arguments import sketch_seed
+from pyfed.ops.sketch_matrix import sketch_block
 from pyfed.ops.weighted import weighted_mean
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
     "bank_sgd_",
     "counter_dropout",
     "dequantize",
+    "discrete_gaussian",
     "field_matmul",
     "field_sum",
     "lagrange_decode",
@@ -45,5 +50,8 @@ __all__ = [
     "random_residues",
     "random_words",
     "segment_clip_",
+    "sketch",
+    "sketch_block",
+    "sketch_seed",
     "weighted_mean",
 ]

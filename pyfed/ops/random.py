@@ -7,6 +7,7 @@ can be made anywhere, and no two purposes ever share a word.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,12 +46,21 @@ def _rotated(x: torch.Tensor, bits: int) -> torch.Tensor:
     return ((x << bits) | (x >> (32 - bits))) & _LOW32
 
 
-def chacha_blocks(key: torch.Tensor, counters: torch.Tensor, nonce: list[int]) -> torch.Tensor:
-    """Blocks of ChaCha20: counters int64 (blocks,) → words in [0, 2^32), int64 (blocks, 16)."""
+def chacha_blocks(
+    key: torch.Tensor, counters: torch.Tensor, nonce: Sequence[int | torch.Tensor]
+) -> torch.Tensor:
+    """Blocks of ChaCha20: counters int64 (blocks,) → words in [0, 2^32), int64 (blocks, 16).
+
+    A nonce word is one number for all blocks, or int64 (blocks,).
+    """
     constants = (0x61707865, 0x3320646E, 0x79622D32, 0x6B206574)
-    fixed = torch.tensor([*constants, 0, *nonce], dtype=torch.int64, device=key.device)
+    single = [0 if isinstance(word, torch.Tensor) else word for word in nonce]
+    fixed = torch.tensor([*constants, 0, *single], dtype=torch.int64, device=key.device)
     words = [*fixed[:4], *(key.to(torch.int64) & _LOW32), *fixed[4:]]
     words[12] = counters
+    for place, word in enumerate(nonce, start=13):
+        if isinstance(word, torch.Tensor):
+            words[place] = word
     state = [word.expand(counters.shape) for word in words]
     start = list(state)
     for _ in range(10):

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import lora_calls
 import mask_calls
+import sketch_calls
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
@@ -29,13 +30,16 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import pyfed.triton_kernels
-from pyfed.triton_kernels import field, fixed, lagrange, pairwise, random
+from pyfed.triton_kernels import discrete, field, fixed, lagrange, pairwise, random
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 P = 2**31 - 1
 KEY = torch.zeros(8, dtype=torch.int32)
 WORD = torch.zeros(1, dtype=torch.int32)
-FRESH = ("out", "left", "word", "sums", "votes", "below", "prefix", "threshold", "wanted")
+FRESH = (
+    *("out", "left", "word", "sums", "votes", "below", "prefix", "threshold", "wanted", "panel"),
+    *("row_of", "sign_of"),
+)
 """Always aligned: no views of a caller's tensor."""
 KINDS = {
     **{torch.int8: "*i8", torch.int16: "*i16", torch.int32: "*i32", torch.int64: "*i64"},
@@ -52,6 +56,7 @@ def _zeros(*shape: int) -> torch.Tensor:
 CALLS: tuple[Callable[[], object], ...] = (
     lambda: random.random_words(KEY, 1, 0, 0),
     lambda: random.random_residues(KEY, 1, P, 0, 0, WORD),
+    lambda: discrete.discrete_gaussian(KEY, _zeros(3, 5), _zeros(2), 1, 0, 0),
     lambda: pairwise.add_masks_(_zeros(3), _zeros(2, 8), _zeros(2), P, 0, 0, WORD),
     lambda: field.field_matmul(_zeros(8, 3), _zeros(3, 9), P, WORD),  # narrow tiles
     lambda: field.field_matmul(_zeros(64, 3), _zeros(3, 65), P, WORD),  # wide tiles
@@ -68,6 +73,7 @@ CALLS: tuple[Callable[[], object], ...] = (
     lambda: lagrange.lagrange_decode(_zeros(70, 3), _zeros(64, 70), P, 192, WORD),
     *mask_calls.CALLS,
     *lora_calls.CALLS,
+    *sketch_calls.CALLS,
 )
 
 

@@ -14,14 +14,21 @@ import pytest
 SCRIPT = Path(__file__).with_name("compile_all.py")
 SUMS = {
     *("mean_kernel", "scatter_kernel", "weighted_mean_kernel", "adamw_kernel", "sgd_kernel"),
+    *("sketch_kernel", "panel_kernel", "panel_product_kernel", "noise_kernel"),
 }
 IN_FLOATS = {"finish_kernel", "prune_kernel", "dropout_kernel", *SUMS}
 ON_MATRIX_UNITS = {"product_kernel", "lagrange_encode_kernel"}
 IN_SECRET = {
+    "discrete_gaussian_kernel",
     *("random_words_kernel", "random_residues_kernel", "add_masks_kernel", "quantize_kernel"),
     *("digits_kernel", "product_kernel", "lagrange_encode_kernel"),
+    *("sketch_kernel", "panel_kernel", "panel_product_kernel", "noise_kernel"),
+    *("place_kernel", "lookup_kernel"),
 }
-ON_TENSOR_CORES = {"merge_kernel", "shrink_kernel", "expand_kernel", "gradient_kernel"}
+ON_TENSOR_CORES = {
+    *("merge_kernel", "shrink_kernel", "expand_kernel", "gradient_kernel"),
+    *("sketch_kernel", "panel_product_kernel"),
+}
 
 
 @pytest.fixture(scope="module")

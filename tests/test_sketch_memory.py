@@ -1,0 +1,90 @@
+"""Sketches take the memory of their result and no more: G, as floats or as bits, is nowhere.
+
+Each is made in a process of its own, whose peak is looked at.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from pyfed import native
+
+if native._C is None or sys.platform != "linux":
+    pytest.skip("needs the compiled kernels and Linux's /proc", allow_module_level=True)
+
+ROWS, SAMPLES, FEATURES = 4096, 16384, 40
+RESULT = 4 * ROWS * FEATURES
+TRANSPOSED = 4 * SAMPLES * FEATURES
+SIGN_BITS = ROWS * SAMPLES // 8  # 8 MiB; as float32, 256 MiB
+SCRATCH = 2 << 20  # of two threads, each of which keeps about a second-level cache of panels
+SLACK = 1 << 20  # of the allocator
+assert RESULT + SCRATCH + SLACK < SIGN_BITS
+assert TRANSPOSED + SCRATCH + SLACK < SIGN_BITS
+
+SCRIPT = """
+    import resource
+    import torch
+    import pyfed
+    from pyfed.ops import sketch
+
+    def held():
+        return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    torch.set_num_threads(2)
+    key = pyfed.Key(bytes(range(32)))
+    x, y = torch.ones({samples}, {features}), torch.ones({rows}, {features})
+
+    def call(x, y, rows, samples):
+        return {call}
+
+    with pyfed.use_backend("cpu"):
+        call(x[:600], y[:600], 600, 600)  # threads start, and code is loaded
+        # Starting took more at times than is held now: the difference is used up.
+        ballast = [torch.ones(1 << 18) for _ in range((peak() - held()) // (1 << 20) + 1)]
+        before = peak()
+        out = call(x, y, {rows}, {samples})
+    print(peak() - before, out.nbytes)
+"""
+
+
+def growth(call: str) -> tuple[int, int]:
+    """By how many bytes the peak of a process grew in a call, and how many its result has."""
+    script = textwrap.dedent(SCRIPT).format(
+        call=call, rows=ROWS, samples=SAMPLES, features=FEATURES
+    )
+    command = [sys.executable, "-P", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    grown, result = map(int, done.stdout.split())
+    return grown, result
+
+
+def test_a_matrix_in_memory_shows() -> None:
+    grown, result = growth("torch.randn(rows, samples) @ x")
+    assert result == RESULT
+    assert grown > 4 * ROWS * SAMPLES
+    grown, _ = growth("(torch.ones(rows, samples // 8, dtype=torch.uint8), x.sum(0))[1]")
+    assert grown > SIGN_BITS - SLACK
+
+
+@pytest.mark.parametrize(
+    "how", ["", ", noise_std=1.0, public=False", ", starts=torch.tensor([0, samples])"]
+)
+@pytest.mark.parametrize("kind", ["rademacher", "gaussian", "countsketch"])
+def test_memory_grows_by_the_result_alone(kind: str, how: str) -> None:
+    grown, result = growth(f"sketch(x, rows, key, {kind!r}{how})")
+    assert result == RESULT
+    assert grown < RESULT + SCRATCH + SLACK
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "gaussian", "countsketch"])
+def test_memory_grows_by_the_transposed_result_alone(kind: str) -> None:
+    grown, result = growth(f"sketch(y, samples, key, {kind!r}, transpose=True)")
+    assert result == TRANSPOSED
+    assert grown < TRANSPOSED + SCRATCH + SLACK
