@@ -1,0 +1,260 @@
+"""How much noise gives which (ε, δ): for coded data sets with a secret or a public G.
+
+A guarantee covers what is released as a coded data set, and nothing else that a client sends: the
+gradients of every round need one of their own. Two data sets are neighbours when one has a record,
+features and labels together, that the other lacks (or has as zeros).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from pyfed.coded.mutual import distinguishing, entry_information, mutual_information
+from pyfed.coded.privacy_curves import least
+from pyfed.coded.privacy_public import column_norm, gaussian_ratio
+from pyfed.coded.privacy_release import Release, bounded_delta, bounded_epsilon, expect_delta
+from pyfed.coded.records import expect_not_negative, expect_positive
+from pyfed.errors import ArgumentError, DtypeError
+
+__all__ = [
+    "Release",
+    "column_norm",
+    "composed_delta",
+    "composed_epsilon",
+    "delta",
+    "distinguishing",
+    "entry_information",
+    "epsilon",
+    "mutual_information",
+    "noise",
+    "statistics_noise",
+]
+
+LARGEST_NOISE = 2.0**60
+"""In units of the record norm; beyond it float32 holds nothing of the data."""
+
+
+def epsilon(
+    rows: int,
+    noise_std: float,
+    record_norm: float,
+    delta: float,
+    secret: bool = True,
+    kind: str = "gaussian",
+    min_eigenvalue: float = 0.0,
+    *,
+    column_norm: float | None = None,
+    grid: float | None = None,
+    columns: int | None = None,
+) -> float:
+    """The ε of one release at δ.
+
+    With a secret Gaussian G it is exact over all data sets with that least eigenvalue; with a
+    public G it is that of the Gaussian mechanism with sensitivity (greatest column norm of G)·C;
+    with discrete noise an upper bound.
+
+    Args:
+        rows: c.
+        noise_std: σ; of a sum of coded sets √Σσ_i² over the clients whose noise stays unknown.
+        record_norm: C, see :class:`Release`, like the arguments below.
+        delta: in (0, 1).
+        secret: whether G is secret.
+        kind: the law of G.
+        min_eigenvalue: with a secret G.
+        column_norm: with a public Gaussian G.
+        grid: with discrete noise.
+        columns: with discrete noise.
+
+    Raises:
+        DtypeError, ArgumentError: an argument is wrong, or no ε ≤ 10^6 holds.
+
+    Example:
+        >>> from pyfed.coded import privacy
+        >>> round(privacy.epsilon(rows=1000, noise_std=10.0, record_norm=1.0, delta=1e-5), 4)
+        0.8649
+        >>> round(privacy.epsilon(1000, 10.0, 1.0, 1e-5, secret=False, kind="rademacher"), 4)
+        17.8566
+    """
+    release = Release(
+        rows, noise_std, record_norm, secret, kind, min_eigenvalue, column_norm, grid, columns
+    )
+    return release.epsilon(delta)
+
+
+def delta(
+    rows: int,
+    noise_std: float,
+    record_norm: float,
+    epsilon: float,
+    secret: bool = True,
+    kind: str = "gaussian",
+    min_eigenvalue: float = 0.0,
+    *,
+    column_norm: float | None = None,
+    grid: float | None = None,
+    columns: int | None = None,
+) -> float:
+    """The δ of one release at ε ≥ 0; all other arguments as of :func:`epsilon`.
+
+    Raises:
+        DtypeError, ArgumentError: an argument is wrong.
+
+    Example:
+        >>> from pyfed.coded import privacy
+        >>> f"{privacy.delta(rows=1000, noise_std=10.0, record_norm=1.0, epsilon=1.0):.3e}"
+        '9.984e-07'
+    """
+    release = Release(
+        rows, noise_std, record_norm, secret, kind, min_eigenvalue, column_norm, grid, columns
+    )
+    return release.delta(epsilon)
+
+
+def noise(
+    rows: int,
+    epsilon: float,
+    delta: float,
+    record_norm: float,
+    secret: bool = True,
+    kind: str = "gaussian",
+    min_eigenvalue: float = 0.0,
+    *,
+    column_norm: float | None = None,
+    grid: float | None = None,
+    columns: int | None = None,
+) -> float:
+    """The least σ, of those that float32 holds, with which a release is (ε, δ)-private.
+
+    When N clients' sets are only seen summed, each adds σ/√N; when T of them may tell what theirs
+    was, σ/√(N − T).
+
+    Args:
+        rows: c.
+        epsilon: ε > 0.
+        delta: in (0, 1).
+        record_norm: C; the others as of :func:`epsilon`.
+        secret: whether G is secret.
+        kind: the law of G.
+        min_eigenvalue: with a secret G.
+        column_norm: with a public Gaussian G.
+        grid: with discrete noise.
+        columns: with discrete noise.
+
+    Returns:
+        σ; 0 when ``min_eigenvalue`` alone suffices.
+
+    Raises:
+        DtypeError, ArgumentError: an argument is wrong, or no noise up to 2^60·C gives it.
+
+    Example:
+        >>> from pyfed.coded import privacy
+        >>> round(privacy.noise(rows=1000, epsilon=1.0, delta=1e-5, record_norm=1.0), 3)
+        9.36
+    """
+    op = "privacy.noise"
+    epsilon = expect_positive(op, "epsilon", epsilon)
+    delta = expect_delta(op, delta)
+    norm = expect_positive(op, "record_norm", record_norm)
+    rest = (min_eigenvalue, column_norm, grid, columns)
+    unit = Release(rows, norm, norm, secret, kind, *rest)  # all that is wrong is found here
+
+    def holds(sigma: float) -> bool:
+        return Release(rows, sigma, norm, secret, kind, *rest).delta(epsilon) <= delta
+
+    if secret and min_eigenvalue > norm * norm and holds(0.0):
+        return 0.0
+    found = None
+    if not secret and grid is None:
+        found = unit.ratio * norm / gaussian_ratio(epsilon, delta)
+    if found is None or not holds(found * (1 + 1e-9)):
+        found = least(holds, norm, LARGEST_NOISE * norm)
+    if found is None or found > LARGEST_NOISE * norm:
+        raise ArgumentError(
+            f"{op}: epsilon is {epsilon} and delta {delta}; no noise up to 2^60 · record_norm "
+            "gives them: allow a larger epsilon or delta"
+        )
+    sigma = np.float32(found)
+    while float(sigma) < found or not holds(float(sigma)):
+        sigma = np.nextafter(sigma, np.float32(np.inf))
+    return float(sigma)
+
+
+def composed_epsilon(releases: Iterable[Release], delta: float) -> float:
+    """The ε at δ of several releases about the same records, each with a G and noise of its own.
+
+    Exact when all have a public G and continuous noise (their μ² add up), or all a secret one with
+    one ratio C²/σ² (their rows add up); else by the sum of their Rényi curves, an upper bound.
+    Releases from one stream of one key are not covered: their G, or noise, is the same.
+
+    Args:
+        releases: at least one.
+        delta: in (0, 1).
+
+    Raises:
+        DtypeError, ArgumentError: an argument is wrong, or no ε holds.
+
+    Example:
+        >>> from pyfed.coded.privacy import Release, composed_epsilon
+        >>> coded = Release(rows=1000, noise_std=10.0, record_norm=1.0)
+        >>> round(composed_epsilon([coded, coded], delta=1e-5), 4)
+        1.2461
+    """
+    delta = expect_delta("privacy.composed_epsilon", delta)
+    merged = _merged("privacy.composed_epsilon", releases)
+    if len(merged) == 1:
+        return merged[0].epsilon(delta)
+    return bounded_epsilon(merged, delta)
+
+
+def composed_delta(releases: Iterable[Release], epsilon: float) -> float:
+    """The δ at ε ≥ 0 of several releases; see :func:`composed_epsilon`."""
+    epsilon = expect_not_negative("privacy.composed_delta", "epsilon", epsilon)
+    merged = _merged("privacy.composed_delta", releases)
+    if len(merged) == 1:
+        return merged[0].delta(epsilon)
+    return bounded_delta(merged, epsilon)
+
+
+def _merged(op: str, releases: Iterable[Release]) -> tuple[Release, ...]:
+    """Fewest releases that together tell as much about a record."""
+    given = tuple(releases)
+    for number, release in enumerate(given):
+        if not isinstance(release, Release):
+            kind = type(release).__name__
+            raise DtypeError(f"{op}: releases[{number}] is {kind}; it must be a Release")
+    if not given:
+        raise ArgumentError(f"{op}: releases is empty; it must hold at least one")
+    rows: dict[float, int] = {}
+    for release in given:
+        if release.secret:
+            rows[release.ratio] = rows.get(release.ratio, 0) + release.rows
+    merged = [Release(count, math.sqrt(1 / ratio), 1.0) for ratio, count in rows.items()]
+    squared = sum(r.ratio**2 for r in given if not r.secret and r.grid is None)
+    if squared:
+        merged.append(Release(1, 1.0, math.sqrt(squared), secret=False, kind="rademacher"))
+    return (*merged, *(r for r in given if r.grid is not None))
+
+
+def statistics_noise(epsilon: float, delta: float, record_norm: float) -> float:
+    """The least τ for one release of [X, Y]ᵀ[X, Y] with noise τ on and above its diagonal.
+
+    A record z changes the upper triangle by at most ‖z·zᵀ‖_F ≤ C²: a Gaussian mechanism.
+
+    Args:
+        epsilon: ε > 0.
+        delta: in (0, 1).
+        record_norm: C.
+
+    Raises:
+        DtypeError, ArgumentError: an argument is wrong, or no noise gives it.
+
+    Example:
+        >>> from pyfed.coded import privacy
+        >>> round(privacy.statistics_noise(epsilon=1.0, delta=1e-5, record_norm=1.0), 3)
+        3.731
+    """
+    norm = expect_positive("privacy.statistics_noise", "record_norm", record_norm)
+    return noise(1, epsilon, delta, norm**2, secret=False, kind="rademacher")
