@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from pyfed.checks import expect_int
 from pyfed.coded.mutual import distinguishing, entry_information, mutual_information
 from pyfed.coded.privacy_curves import least
 from pyfed.coded.privacy_public import column_norm, gaussian_ratio
@@ -49,6 +50,7 @@ def epsilon(
     column_norm: float | None = None,
     grid: float | None = None,
     columns: int | None = None,
+    clients: int = 1,
 ) -> float:
     """The ε of one release at δ.
 
@@ -67,6 +69,7 @@ def epsilon(
         column_norm: with a public Gaussian G.
         grid: with discrete noise.
         columns: with discrete noise.
+        clients: with discrete noise.
 
     Raises:
         DtypeError, ArgumentError: an argument is wrong, or no ε ≤ 10^6 holds.
@@ -79,7 +82,8 @@ def epsilon(
         17.8566
     """
     release = Release(
-        rows, noise_std, record_norm, secret, kind, min_eigenvalue, column_norm, grid, columns
+        *(rows, noise_std, record_norm, secret, kind, min_eigenvalue, column_norm, grid, columns),
+        clients,
     )
     return release.epsilon(delta)
 
@@ -96,6 +100,7 @@ def delta(
     column_norm: float | None = None,
     grid: float | None = None,
     columns: int | None = None,
+    clients: int = 1,
 ) -> float:
     """The δ of one release at ε ≥ 0; all other arguments as of :func:`epsilon`.
 
@@ -108,7 +113,8 @@ def delta(
         '9.984e-07'
     """
     release = Release(
-        rows, noise_std, record_norm, secret, kind, min_eigenvalue, column_norm, grid, columns
+        *(rows, noise_std, record_norm, secret, kind, min_eigenvalue, column_norm, grid, columns),
+        clients,
     )
     return release.delta(epsilon)
 
@@ -125,6 +131,7 @@ def noise(
     column_norm: float | None = None,
     grid: float | None = None,
     columns: int | None = None,
+    clients: int = 1,
 ) -> float:
     """The least σ, of those that float32 holds, with which a release is (ε, δ)-private.
 
@@ -142,6 +149,7 @@ def noise(
         column_norm: with a public Gaussian G.
         grid: with discrete noise.
         columns: with discrete noise.
+        clients: with discrete noise.
 
     Returns:
         σ; 0 when ``min_eigenvalue`` alone suffices.
@@ -158,10 +166,15 @@ def noise(
     epsilon = expect_positive(op, "epsilon", epsilon)
     delta = expect_delta(op, delta)
     norm = expect_positive(op, "record_norm", record_norm)
-    rest = (min_eigenvalue, column_norm, grid, columns)
-    unit = Release(rows, norm, norm, secret, kind, *rest)  # all that is wrong is found here
+    rest = (min_eigenvalue, column_norm, grid, columns, clients)
+    expect_int(op, "clients", clients, 1, 2**31)
+    # Less than half a grid for each of several clients has no bound.
+    floor = 0.0 if grid is None else expect_positive(op, "grid", grid) * math.sqrt(clients) / 2
+    unit = Release(rows, max(norm, floor), norm, secret, kind, *rest)  # finds all that is wrong
 
     def holds(sigma: float) -> bool:
+        if clients > 1 and sigma < floor:
+            return False
         return Release(rows, sigma, norm, secret, kind, *rest).delta(epsilon) <= delta
 
     if secret and min_eigenvalue > norm * norm and holds(0.0):

@@ -56,6 +56,8 @@ class Release:
             :func:`pyfed.coded.privacy.column_norm`. The others have √c.
         grid: with discrete noise its step; None: noise is continuous.
         columns: with discrete noise, features and labels together.
+        clients: with discrete noise, how many clients' independent noises of standard deviation
+            ``noise_std`` / √clients make it up; only those that an observer cannot subtract.
 
     Raises:
         DtypeError, ArgumentError: an argument is wrong, or arguments do not fit together.
@@ -76,6 +78,7 @@ class Release:
     column_norm: float | None = None
     grid: float | None = None
     columns: int | None = None
+    clients: int = 1
 
     def __post_init__(self) -> None:
         op = "privacy"
@@ -87,6 +90,12 @@ class Release:
             raise ArgumentError(f"{op}: secret is {self.secret!r}; it must be True or False")
         if self.kind not in KINDS:
             raise ArgumentError(f"{op}: kind is {self.kind!r}; it must be one of {KINDS}")
+        expect_int(op, "clients", self.clients, 1, 2**31)
+        if self.clients > 1 and self.grid is None:
+            raise ArgumentError(
+                f"{op}: clients is {self.clients}; without a grid it must be 1: continuous noises "
+                "add up to noise_std"
+            )
         if self.secret:
             self._check_secret(op, noise, norm, least_eigenvalue)
         else:
@@ -140,9 +149,15 @@ class Release:
                 f"{op}: grid is {self.grid} and columns {self.columns}; both must be given, for "
                 "discrete noise, or neither"
             )
-        if self.grid is not None:
-            expect_positive(op, "grid", self.grid)
-            expect_int(op, "columns", self.columns, 1, 2**31 + 1)
+        if self.grid is None:
+            return
+        grid = expect_positive(op, "grid", self.grid)
+        expect_int(op, "columns", self.columns, 1, 2**31 + 1)
+        if self.clients > 1 and noise / math.sqrt(self.clients) < grid / 2:
+            raise ArgumentError(
+                f"{op}: noise_std is {self.noise_std} with {self.clients} clients; each client's "
+                f"part of it, noise_std / √clients, must be at least grid / 2 = {grid / 2:g}"
+            )
 
     @property
     def ratio(self) -> float:
@@ -158,7 +173,9 @@ class Release:
         column = self._column
         if self.grid is None:
             return column * self.record_norm / self.noise_std
-        return discrete_ratio(column, self.record_norm, self.noise_std, self.grid, self._touched)
+        return discrete_ratio(
+            *(column, self.record_norm, self.noise_std, self.grid, self._touched, self.clients)
+        )
 
     @property
     def _column(self) -> float:
@@ -177,7 +194,9 @@ class Release:
     @property
     def distance(self) -> float:
         """Total variation between noise as sampled and its law; 0 unless it is discrete."""
-        return self.rows * self.columns * SAMPLER if self.columns is not None else 0.0
+        if self.columns is None:
+            return 0.0
+        return self.clients * self.rows * self.columns * SAMPLER
 
     def epsilon(self, delta: float) -> float:
         """The least ε ≥ 0 with which the release is (ε, δ)-private.

@@ -205,6 +205,10 @@ BAD = [
     ({**PUBLIC, "grid": 0.0, "columns": 3}, "grid"),
     ({**PUBLIC, "grid": 0.5, "columns": 0}, "columns"),
     ({**PUBLIC, "grid": 2.0**-6, "columns": 20, "delta": 1e-22}, "sampling"),
+    ({**PUBLIC, "grid": 1.0, "columns": 20, "clients": 0}, "clients"),
+    ({**PUBLIC, "noise_std": 10.0, "grid": 1.0, "columns": 20, "clients": 401}, "grid / 2"),
+    ({**PUBLIC, "clients": 2}, "without a grid"),
+    ({"clients": 2}, "without a grid"),
 ]
 
 

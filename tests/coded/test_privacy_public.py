@@ -10,7 +10,7 @@ import pytest
 
 from pyfed.coded import privacy
 from pyfed.coded.privacy import Release
-from pyfed.coded.privacy_public import gaussian_delta
+from pyfed.coded.privacy_public import gaussian_delta, sum_distance
 
 PUBLIC = {"secret": False, "kind": "rademacher"}
 
@@ -79,6 +79,50 @@ def test_record_reaches_one_row_of_a_countsketch_and_all_of_the_others() -> None
         assert Release(9, 7.0, 2.0, kind=kind, **way).ratio == pytest.approx(
             expected, rel=1e-12, abs=0
         )
+
+
+def test_sums_of_discrete_noises_are_as_near_to_one_as_accounted_for() -> None:
+    for sigma, count in ((0.5, 2), (0.5, 5), (0.8, 3), (1.0, 7)):
+        reach = round(9 * sigma * math.sqrt(count)) + 1
+        with mp.workdps(60):
+            mass = [mp.exp(-mp.mpf(x * x) / (2 * mp.mpf(sigma) ** 2)) for x in range(-70, 71)]
+            own = [one / mp.fsum(mass) for one in mass]
+            summed = own
+            for _ in range(count - 1):
+                summed = [
+                    mp.fsum(
+                        summed[i - j] * own[j]
+                        for j in range(max(0, i - len(summed) + 1), min(i, len(own) - 1) + 1)
+                    )
+                    for i in range(len(summed) + len(own) - 1)
+                ]
+            middle = len(summed) // 2
+            wide = count * mp.mpf(sigma) ** 2
+            law = [mp.exp(-mp.mpf(x * x) / (2 * wide)) for x in range(-200, 201)]
+            far = max(
+                abs(mp.log(summed[middle + x] * mp.fsum(law) / law[200 + x]))
+                for x in range(reach + 1)
+            )
+            bound = sum_distance(sigma * sigma, count)
+            assert far <= bound * (1 + 1e-12)
+            assert count > 2 or far > bound / 20  # for two it is about as large as that
+
+
+def test_discrete_noise_of_many_clients_costs_what_their_sum_is_off() -> None:
+    way = {**PUBLIC, "grid": 1.0, "columns": 10}
+    one = Release(100, 20.0, 1.0, **way)
+    many = Release(100, 20.0, 1.0, **way, clients=400)  # each has as much as the grid
+    off = sum_distance(1.0, 400)
+    assert off == pytest.approx(
+        5 * math.fsum(math.exp(-2 * math.pi**2 * k / (k + 1)) for k in range(1, 400)), rel=1e-12
+    )
+    assert many.ratio == pytest.approx(one.ratio + 2 * off * math.sqrt(1000), rel=1e-12)
+    assert many.distance == 400 * one.distance
+    exact = 5 * math.fsum(math.exp(-2 * math.pi**2 * 0.3 * k / (k + 1)) for k in range(1, 5000))
+    assert exact <= sum_distance(0.3, 5000) <= 1.01 * exact
+    sigma = privacy.noise(100, 2.0, 1e-5, 1.0, **way, clients=400)
+    assert Release(100, sigma, 1.0, **way, clients=400).delta(2.0) <= 1e-5
+    assert privacy.noise(100, 30.0, 0.5, 1.0, **way, clients=400) >= 10.0  # half a grid for each
 
 
 def test_sampling_of_discrete_noise_takes_its_part_of_delta() -> None:
