@@ -18,7 +18,7 @@ SIGNS = "torch.randint of signs @ x"
 PROJECTION = "scikit-learn's projection"
 PHILOX = "numpy's Philox @ x"
 INDEX_ADD = "torch.index_add_"
-LACKS = "a matrix that is stored, and another one elsewhere"
+LACKS = "G is stored"
 
 
 def _keeps_lengths(x: torch.Tensor, rows: int) -> Callable[..., None]:
