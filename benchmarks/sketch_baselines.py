@@ -21,15 +21,18 @@ INDEX_ADD = "torch.index_add_"
 LACKS = "G is stored"
 
 
-def _keeps_lengths(x: torch.Tensor, rows: int) -> Callable[..., None]:
-    """Whether a projection kept the squared length of all samples, times its rows, within 20 %."""
-    wanted = rows * float(x.double().square().sum())
+def _keeps_lengths(x: torch.Tensor, rows: int, noise_std: float = 0.0) -> Callable[..., None]:
+    """Whether a projection kept the squared length of all samples, times its rows, within 30 %.
+
+    The least size has 150 rows of 9 features, of which one standard deviation is 4 %.
+    """
+    wanted = rows * (float(x.double().square().sum()) + x.shape[1] * noise_std**2)
 
     def check(output: torch.Tensor, expected: torch.Tensor) -> None:
         assert output.shape == expected.shape
         assert output.dtype == expected.dtype
         for one in (output, expected):
-            assert abs(float(one.double().square().sum()) - wanted) < 0.2 * wanted
+            assert abs(float(one.double().square().sum()) - wanted) < 0.3 * wanted
 
     return check
 
@@ -42,7 +45,7 @@ def randn(x: torch.Tensor, rows: int, noise_std: float = 0.0) -> Baseline:
         return out.add_(torch.randn_like(out), alpha=noise_std) if noise_std else out
 
     lacks = "numbers not fit for secrets" if noise_std else LACKS
-    return Baseline(run, _keeps_lengths(x, rows), lacks)
+    return Baseline(run, _keeps_lengths(x, rows, noise_std), lacks)
 
 
 def signs(x: torch.Tensor, rows: int) -> Baseline:

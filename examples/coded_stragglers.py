@@ -17,25 +17,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 try:
     import coded_stragglers_report as report
-    from coded_stragglers_data import deal
-    from coded_stragglers_network import network
+    import dp_accounting  # noqa: F401 - which privacy needs after a while
+    from coded_stragglers_data import TRAIN, deal
+    from coded_stragglers_network import COMPUTE, PACKET, network
     from coded_stragglers_privacy import Noisy, noisy_runs
     from coded_stragglers_study import METHODS, Run, Setting, play
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 except ModuleNotFoundError as absent:
-    wanted = "cryptography msgpack matplotlib mlxtend rich scipy"
+    wanted = "cryptography dp-accounting msgpack matplotlib mlxtend rich scipy"
     raise SystemExit(f"{absent.name} is not installed; run: pip install {wanted}") from absent
 
 QUICK = {"seeds": 1, "rounds": 60, "rows": 200, "features": 120}
 LENGTH_SCALE = 5.0
 PER_CLIENT = 200
+KINDS = ("gaussian", "rademacher", "countsketch")
+LEAST_EPSILON = 0.1
 
 
 def results(options: argparse.Namespace, step: Callable[[str], None]) -> Iterator[Run | Noisy]:
@@ -83,8 +87,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--features", type=int, default=500, help="random Fourier features")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--slow", type=int, default=8, help="clients that are slow")
-    parser.add_argument("--kind", default="gaussian", help="gaussian, rademacher or countsketch")
-    parser.add_argument("--epsilons", type=float, nargs="+", default=[2.0, 8.0, 32.0])
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="gaussian",
+        help="law of G in the runs against time; those with noise are always gaussian",
+    )
+    parser.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 4.0, 16.0])
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where results go")
     if parser.parse_known_args()[0].quick:
@@ -94,6 +103,14 @@ def arguments() -> argparse.Namespace:
         parser.error("seeds, rounds, rows and features must be at least 1")
     if not 0 < options.slow < options.clients or not 10 <= options.clients <= 20:
         parser.error("clients must be from 10 to 20, and some but not all of them slow")
+    records = min(TRAIN, options.clients * PER_CLIENT)
+    if options.rows >= records:
+        parser.error(f"rows must be fewer than the {records} records of all clients")
+    if not COMPUTE + PACKET < options.deadline < math.inf:
+        least = f"{COMPUTE + PACKET:g} s, which everybody takes at least"
+        parser.error(f"the deadline must be above {least}: nobody would ever arrive")
+    if not all(LEAST_EPSILON <= epsilon < math.inf for epsilon in options.epsilons):
+        parser.error(f"epsilons must be finite and at least {LEAST_EPSILON:g}")
     return options
 
 

@@ -63,10 +63,15 @@ def share_of(noise_std: float, clients: int) -> float:
     return noise_std / math.sqrt(clients - COLLUDERS - LOST)
 
 
+def form(clients: int) -> pyfed.FixedPoint:
+    """What is summed in secret; its step is the grid of the noise, so that nothing is rounded."""
+    return pyfed.FixedPoint(clip=CLIP, bits=BITS, clients=clients)
+
+
 def secret_sum(sets: list[CodedDataset], seed: int) -> tuple[CodedDataset, float, float]:
     """The sum through LightSecAgg, how far it is from the plain one, and a client's megabytes."""
     clients, length = len(sets), len(sets[0].vector())
-    fixed = pyfed.FixedPoint(clip=CLIP, bits=BITS, clients=clients)
+    fixed = form(clients)
     protocol = LightSecAgg(
         clients=clients, privacy=COLLUDERS, dropouts=LOST, length=length, fixed=fixed
     )
@@ -81,28 +86,39 @@ def noisy_runs(
     digits: Digits, network: Network, setting: Setting, seed: int, epsilons: tuple[float, ...]
 ) -> list[Noisy]:
     """All kinds at every ε, and without noise."""
-    found = []
-    for epsilon in (*epsilons, math.inf):
+    found, columns = [], digits.x[0].shape[1] + digits.y[0].shape[1]
+    for number, epsilon in enumerate((*epsilons, math.inf)):
         sigma = tau = 0.0
         if epsilon < math.inf:
-            sigma = privacy.noise(setting.rows, epsilon, DELTA, RECORD_NORM)
-            tau = privacy.statistics_noise(epsilon, DELTA, RECORD_NORM)
-        found.append(stragglers(digits, network, setting, seed, epsilon, sigma))
-        found.append(alone(digits, setting, seed, epsilon, sigma))
+            given = {"epsilon": epsilon, "delta": DELTA, "record_norm": RECORD_NORM}
+            noise = {"columns": columns, "clients": len(digits.x) - COLLUDERS - LOST}
+            sigma = privacy.noise(setting.rows, **given, **noise, grid=1 / form(1).scale)
+            tau = privacy.statistics_noise(**given, **noise)
+        # A stream of a client's key serves one release.
+        streams = 1 + 2 * number, 2 + 2 * number
+        found.append(stragglers(digits, network, setting, seed, epsilon, sigma, streams[0]))
+        found.append(alone(digits, setting, seed, epsilon, sigma, streams[1]))
         found.append(statistics(digits, seed, epsilon, tau))
     return found
 
 
 def stragglers(
-    digits: Digits, network: Network, setting: Setting, seed: int, epsilon: float, sigma: float
+    digits: Digits,
+    network: Network,
+    setting: Setting,
+    seed: int,
+    epsilon: float,
+    sigma: float,
+    stream: int,
 ) -> Noisy:
     """SCFL by "complement" with as little ridge as the guard asks for."""
     loads = [len(own) for own in digits.x]
     arrival = network.arrival(setting.deadline, loads)
     scfl = SCFL("complement", arrival, lr=1 / digits.curvature(), ridge="least")
     noise = (share_of(sigma, len(loads)), RECORD_NORM, "clip")
+    how = {"grid": 1 / form(1).scale if sigma else None, "stream": stream}
     sets = [
-        scfl.client(i, x, y).encode(setting.rows, key_of(seed, i), "gaussian", *noise)
+        scfl.client(i, x, y).encode(setting.rows, key_of(seed, i), "gaussian", *noise, **how)
         for i, (x, y) in enumerate(zip(digits.x, digits.y, strict=True))
     ]
     coded, error, sent = secret_sum(sets, seed)
@@ -114,12 +130,16 @@ def stragglers(
     )
 
 
-def alone(digits: Digits, setting: Setting, seed: int, epsilon: float, sigma: float) -> Noisy:
+def alone(
+    digits: Digits, setting: Setting, seed: int, epsilon: float, sigma: float, stream: int
+) -> Noisy:
     """The solution on the coded sum: one release, and no gradients at all."""
     share = share_of(sigma, len(digits.x))
+    how = {"grid": 1 / form(1).scale if sigma else None, "stream": stream}
     sets = [
         CodedDataset.encode(
-            *(x, y, setting.rows, key_of(seed, i), "gaussian", share, RECORD_NORM, "clip")
+            *(x, y, setting.rows, key_of(seed, i), "gaussian", share, RECORD_NORM, "clip"),
+            **how,
         )
         for i, (x, y) in enumerate(zip(digits.x, digits.y, strict=True))
     ]

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Generic, Literal, ParamSpec
 
 import torch
+from torch.autograd import forward_ad
 
 from pyfed.checks import BadValuesError, describe_bad_values, expect_one_device
 from pyfed.errors import ArgumentError, BackendError
@@ -23,7 +24,33 @@ ORDER: dict[str, tuple[Backend, ...]] = {
     "cuda": ("cuda", "triton", "reference"),
 }
 OPS: dict[str, Op] = {}
-_library = torch.library.Library("pyfed", "DEF")
+
+
+class _Library(torch.library.Library):
+    """Refuses forward-mode derivatives, which gradients as PyTorch registers them take for zero."""
+
+    def impl(self, op_name: Any, fn: Any, dispatch_key: str = "", **how: Any) -> None:
+        """Register a kernel; one for autograd looks at its arguments first."""
+
+        def checked(keys: Any, *args: Any) -> Any:
+            _expect_no_tangents(op_name, args)
+            return fn(keys, *args)
+
+        chosen = checked if dispatch_key == "Autograd" else fn
+        super().impl(op_name, chosen, dispatch_key, **how)  # type: ignore[no-untyped-call]
+
+
+def _expect_no_tangents(op: str, args: tuple[Any, ...]) -> None:
+    """Raise where a tensor carries a derivative of forward mode."""
+    for value in args:
+        if isinstance(value, torch.Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+            raise ArgumentError(
+                f"{op}: an argument has a forward-mode derivative, which the op does not have; "
+                "differentiate by backward(), or detach the argument"
+            )
+
+
+_library: torch.library.Library = _Library("pyfed", "DEF")  # type: ignore[no-untyped-call]
 
 
 def _backend_named(name: object) -> Backend | None:
@@ -130,6 +157,8 @@ class Op:
         keep: Callable[..., None] | None = None,
     ) -> None:
         """Give the op a gradient, as ``torch.library.register_autograd`` takes it.
+
+        It is a backward one. A derivative of forward mode, as of ``torch.func.jvp``, is refused.
 
         Args:
             backward: given the context and the gradients of the results, those of the arguments.

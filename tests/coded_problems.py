@@ -34,6 +34,14 @@ class Problem:
     def clients(self, scfl: SCFL) -> list:
         return [scfl.client(i, x, y) for i, (x, y) in enumerate(zip(self.x, self.y, strict=True))]
 
+    def coded(self, scfl: SCFL, rows: int, **more) -> CodedDataset:
+        """The sum of the clients' sets, each with a key of its own."""
+        sets = [
+            one.encode(rows, KEY.derive("client", i), **more)
+            for i, one in enumerate(self.clients(scfl))
+        ]
+        return CodedDataset.total(sets)
+
 
 def problem(
     clients: int = 4, samples: int = 6, features: int = 3, outputs: int = 2, seed: int = 1

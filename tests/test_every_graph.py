@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 import pyfed
 from bounds import BOUNDS
@@ -167,6 +168,29 @@ def test_the_gradient_of_a_differentiable_op_is_right(op: str, run: Run) -> None
             inputs = [args[0], *args[2:4]]
         for t, right in zip(inputs, wanted, strict=True):
             assert fits(t.grad, right), case.name
+
+
+@ON_DEVICES
+@pytest.mark.parametrize("op", (*DIFFERENTIABLE, *GRADIENTS))
+def test_a_derivative_of_forward_mode_is_refused(op: str, device: str) -> None:
+    """For each argument that has a gradient; those without a tangent serve inside all the same."""
+    for case in few_cases(op):
+        args = case.torch_args(op, device)
+        places = [i for i, a in enumerate(args) if float_tensors(a)]
+        for place in places if op in GRADIENTS else places[: 4 if op == "lora_linear" else 1]:
+            x = args[place].detach()
+
+            def call(one: torch.Tensor) -> Any:
+                return OPS[op].torch_op(*args[:place], one, *args[place + 1 :])  # noqa: B023
+
+            plain = tensors_in(call(x))
+            with pytest.raises(ArgumentError, match=f"^{op}: .* forward-mode derivative"):
+                torch.func.jvp(call, (x,), (torch.ones_like(x),))
+            with forward_ad.dual_level():
+                dual = forward_ad.make_dual(x, torch.ones_like(x))
+                with pytest.raises(ArgumentError, match=f"^{op}: .* forward-mode derivative"):
+                    call(dual)
+                assert all(map(same_bits, tensors_in(call(x)), plain))
 
 
 @pytest.mark.parametrize("op", GRADIENTS)

@@ -12,7 +12,8 @@ from types import ModuleType
 import pytest
 import torch
 
-for needed in ("cryptography", "matplotlib", "mlxtend", "msgpack", "rich", "scipy"):
+NEEDED = ("cryptography", "dp_accounting", "matplotlib", "mlxtend", "msgpack", "rich", "scipy")
+for needed in NEEDED:
     pytest.importorskip(needed)
 
 EXAMPLES = str(Path(__file__).parents[1] / "examples")
@@ -122,6 +123,37 @@ def test_a_claim_holds_only_where_the_figures_say_so(
     if runs[2] > runs[0]:  # waiting for all ends at the same simulated second here
         wanted = [*wanted[:2], False, *wanted[3:]]
     assert [one["verdict"] == "holds" for one in found] == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("--deadline 0.01", "deadline must be above 0.6 s, which everybody takes at least"),
+        ("--deadline 0.6", "deadline must be above 0.6 s"),
+        ("--deadline nan", "deadline must be above 0.6 s"),
+        ("--rows 100000", "rows must be fewer than the 4000 records of all clients"),
+        ("--rows 2000 --clients 10 --slow 4", "rows must be fewer than the 2000 records"),
+        ("--kind normal", "invalid choice: 'normal'"),
+        ("--epsilons 0", "epsilons must be finite and at least 0.1"),
+        ("--epsilons 2 nan", "epsilons must be finite and at least 0.1"),
+        ("--epsilons inf", "epsilons must be finite"),
+        ("--rounds 0", "must be at least 1"),
+    ],
+)
+def test_what_cannot_be_run_is_told_before_anything_is_made(
+    given: str,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["coded_stragglers", *given.split(), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_quick_form_runs_and_says_what_it_showed(

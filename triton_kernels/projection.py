@@ -38,13 +38,16 @@ def report_samples(word, sums, x, begin, end, column, features, DEPTH: tl.conste
             report_any(word, not_finite(value), NOT_FINITE)
 
 
-@triton.jit(do_not_specialize=["source", "starts", "rows", "features", "clients", "stream"])
+@triton.jit(
+    do_not_specialize=["source", "starts", "samples", "rows", "features", "clients", "stream"]
+)
 def sketch_kernel(
     out,  # float32 (splits, clients, rows, features)
     x,  # float32 (samples, features)
     source,  # int32 (2,) the seed, or int32 (8,) the key
-    starts,  # int64 (clients + 1,)
+    starts,  # int64 (clients + 1,); what lies outside x, or does not ascend, is clamped
     word,
+    samples: tl.int64,  # of all clients
     rows: tl.int64,
     features: tl.int64,
     clients: tl.int64,
@@ -65,9 +68,9 @@ def sketch_kernel(
     row = program // column_tiles % row_tiles * ROWS + tl.arange(0, ROWS)
     client = program // (column_tiles * row_tiles)
     own = (stream + client).to(tl.uint32)
-    begin = tl.load(starts + client)
-    count = tl.load(starts + client + 1) - begin
-    samples = rows_from(x, begin, features, EVEN)
+    begin = tl.minimum(tl.maximum(tl.load(starts + client), 0), samples)
+    count = tl.minimum(tl.maximum(tl.load(starts + client + 1), begin), samples) - begin
+    mine = rows_from(x, begin, features, EVEN)
     splits, split = tl.num_programs(1), tl.program_id(1)
     span = tl.cdiv(tl.cdiv(count, SPAN), splits) * SPAN
     first = split * span
@@ -84,15 +87,15 @@ def sketch_kernel(
                 words = words_of(source, place, start >> 5, own, KIND, PUBLIC, HELD)
             chosen = tl.arange(0, HELD)[None, :] == number
             left = sign_tile(tl.sum(tl.where(chosen, words, 0), 1))
-            value = samples_tile(samples, start + k, count, column, features)
+            value = samples_tile(mine, start + k, count, column, features)
             sums = add_signs(sums, left, value)
     else:
         for start in range(first, last, DEPTH):
             words = words_of(source, place, start, own, KIND, PUBLIC, DEPTH)
             high, middle, low = nearest_pieces(normals_of(words))
-            value = samples_tile(samples, start + k, count, column, features)
+            value = samples_tile(mine, start + k, count, column, features)
             sums = add_normals(sums, high, middle, low, value)
     at = out + ((split * clients + client) * rows + row[:, None]) * features + column[None, :]
     tl.store(at, sums, mask=(row < rows)[:, None] & (column < features)[None, :])
-    report_samples(word, sums, samples, first, last, column, features, DEPTH)
+    report_samples(word, sums, mine, first, last, column, features, DEPTH)
     clear_shared()

@@ -97,6 +97,7 @@ class Sketch:
         self.kind, self.stream = kind, signed32(stream)
         self.public = seed is not None
         self.source = key if seed is None else seed
+        self.hidden = key is not None  # G is secret, or noise is to come: sums are nobody's to see
         self.even = self.features % 4 == 0 and x.data_ptr() % 16 == 0
         self.width = self.features // 4 if self.even else self.features
 
@@ -107,6 +108,13 @@ class Sketch:
     def parts(self, shape: tuple[int, ...], splits: int) -> torch.Tensor:
         """Room for the sums of all parts: float32 (splits, *shape)."""
         return torch.empty((splits, *shape), dtype=torch.float32, device=self.x.device)
+
+    def total(self, parts: torch.Tensor) -> torch.Tensor:
+        """The sum of all parts, in their order; they are wiped if what they tell is hidden."""
+        found = parts[0] if len(parts) == 1 else parts.sum(0)
+        if self.hidden and len(parts) > 1:
+            parts.zero_()
+        return found
 
     def fused(self) -> torch.Tensor:
         """Every client's G x in one launch: (clients, rows, features)."""
@@ -119,11 +127,11 @@ class Sketch:
         out = self.parts((self.clients, self.rows, self.features), splits)
         sketch_kernel[(programs, splits)](
             *(out, self.x, self.source, self.starts, self.word),
-            *(self.rows, self.width, self.clients, self.stream),
+            *(self.samples, self.rows, self.width, self.clients, self.stream),
             **{"KIND": self.kind, "PUBLIC": self.public, "EVEN": self.even},
             **tile,
         )
-        return total(out)
+        return self.total(out)
 
     def panels(self, transpose: bool) -> torch.Tensor:
         """One client's G x, (1, rows, features); or every client's Gᵀ x, (samples, features)."""
@@ -147,7 +155,7 @@ class Sketch:
                 self.multiply(out, panel, row, sample, transpose, more, tile)
         if not self.public:
             panel.zero_()
-        return total(out) if transpose else total(out)[None]
+        return self.total(out) if transpose else self.total(out)[None]
 
     def tiles(self, first: int, count: int, size: int) -> int:
         """How many tiles of a client's samples may meet samples first … first + count - 1."""
@@ -217,7 +225,7 @@ class Sketch:
         if not self.public:
             for secret in (row_of, sign_of, sorted_rows, order, begins):
                 secret.zero_()
-        return total(out)
+        return self.total(out)
 
     def lookup(self) -> torch.Tensor:
         """Every client's transposed CountSketch: (samples, features)."""
@@ -230,11 +238,6 @@ class Sketch:
             **LOOKUP,
         )
         return out
-
-
-def total(parts: torch.Tensor) -> torch.Tensor:
-    """The sum of all parts, in their order."""
-    return parts[0] if len(parts) == 1 else parts.sum(0)
 
 
 def add_noise(out: torch.Tensor, key: torch.Tensor, stream: int, deviation: float) -> None:

@@ -17,6 +17,7 @@ import torch
 from pyfed.checks import expect_int
 from pyfed.coded.delays import Delays, expect_models
 from pyfed.coded.loads import best_load
+from pyfed.coded.plain import plain, plain_list
 from pyfed.errors import ArgumentError
 
 _DOUBLINGS = 200
@@ -68,6 +69,7 @@ class Allocation:
             ArgumentError: there is no such client, or its load is no whole number.
             DtypeError: it is no int.
         """
+        client = plain(client)
         expect_int("record_arrival", "client", client, 0, len(self.loads))
         load = self.loads[client]
         if load != int(load):
@@ -105,23 +107,24 @@ def allocate(
     >>> round(found.deadline, 6), found.loads, found.arrival
     (1.5, (100.0, 10.0), [1.0, 1.0])
     """
-    if not models or len(records) != len(models):
+    expect_models("allocate", models)
+    counts, coded = plain_list("allocate", "records", records), plain(rows)
+    if not models or len(counts) != len(models):
         raise ArgumentError(
-            f"allocate: records has {len(records)} entries; it must have one for each of "
+            f"allocate: records has {len(counts)} entries; it must have one for each of "
             f"{len(models)} models, of which there must be at least one"
         )
-    expect_models("allocate", models)
-    for count in records:
+    for count in counts:
         expect_int("allocate", "records", count, 0, 2**53)
-    expect_int("allocate", "rows", rows, 1, max(sum(records), 1))
-    needed = sum(records) - rows
+    expect_int("allocate", "rows", coded, 1, max(sum(counts), 1))
+    needed = sum(counts) - coded
 
     def found(deadline: float) -> list[tuple[float, float]]:
-        pairs = zip(models, records, strict=True)
+        pairs = zip(models, counts, strict=True)
         return [best_load(model, deadline, count, whole) for model, count in pairs]
 
     def enough(deadline: float) -> bool:
-        return sum(part for _, part in found(deadline)) >= needed
+        return bool(sum(part for _, part in found(deadline)) >= needed)
 
     low, high = 0.0, 2.0**-30
     for _ in range(_DOUBLINGS):
@@ -130,7 +133,7 @@ def allocate(
         low, high = high, 2 * high
     else:
         raise ArgumentError(
-            f"allocate: rows is {rows}; at no deadline do the {needed} other records come back on "
+            f"allocate: rows is {coded}; at no deadline do the {needed} other records come back on "
             "average: ask for more coded rows"
         )
     for _ in range(_HALVINGS):
@@ -139,4 +142,4 @@ def allocate(
             break
         low, high = (low, middle) if enough(middle) else (middle, high)
     loads, returns = zip(*found(high), strict=True)
-    return Allocation(high, loads, returns, tuple(records), rows)
+    return Allocation(high, loads, returns, tuple(counts), coded)

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 
 from pyfed.checks import expect_int
+from pyfed.coded.plain import plain
 from pyfed.coded.records import expect_number, expect_positive, expect_probability
-from pyfed.errors import ArgumentError
+from pyfed.errors import ArgumentError, DtypeError
 
 
 class ArrivalEstimate:
@@ -68,13 +69,16 @@ class ArrivalEstimate:
                 there are. Nothing is noted then.
             DtypeError: an argument has a wrong type.
         """
-        now = expect_number("record", "clock", clock)
+        now = expect_number("record", "clock", plain(clock))
         if now < self._clock:
             raise ArgumentError(
                 f"record: clock is {now:g}; it must be at least {self._clock:g}, that of the round "
                 "before: a clock that goes back is of no use"
             )
-        present = list(arrived)
+        if not isinstance(arrived, Iterable):
+            kind = type(arrived).__name__
+            raise DtypeError(f"record: arrived is {kind}; it must be a list of clients")
+        present = [plain(client) for client in arrived]
         for client in present:
             expect_int("record", "a client in arrived", client, 0, len(self._arrived))
         if len(set(present)) < len(present):

@@ -10,17 +10,21 @@ from typing import Literal
 import torch
 
 from pyfed.checks import expect_int
+from pyfed.coded.discrete_noise import on_grid_
+from pyfed.coded.gradients import by_client, expect_gradients, of_client
+from pyfed.coded.plain import plain
+from pyfed.coded.privacy_grid import fine_grid
 from pyfed.coded.records import (
     expect_not_negative,
     expect_number,
     expect_positive,
     expect_probability,
     expect_records,
+    source_of,
     within_norm,
 )
 from pyfed.errors import ArgumentError, DtypeError, ThresholdError
 from pyfed.keys import Key
-from pyfed.ops import sketch
 
 
 def drop_stragglers(
@@ -38,7 +42,9 @@ def drop_stragglers(
         The estimate of Σ g_i over all clients.
 
     Raises:
-        ArgumentError: nobody arrived.
+        DtypeError: something has a wrong type.
+        ArgumentError: nobody arrived, a client has no samples, or gradients differ in shape or
+            are not finite.
 
     Example:
         >>> import torch
@@ -46,11 +52,19 @@ def drop_stragglers(
         >>> drop_stragglers({0: torch.ones(1)}, samples=[10, 30])
         tensor([4.])
     """
+    op = "drop_stragglers"
+    expect_gradients(op, gradients)
     if not gradients:
-        raise ArgumentError("drop_stragglers: gradients is empty; wait for at least one client")
-    counts = dict(samples) if isinstance(samples, Mapping) else dict(enumerate(samples))
-    arrived = sum(counts[client] for client in gradients)
-    return _summed(gradients) * (sum(counts.values()) / arrived)
+        raise ArgumentError(f"{op}: gradients is empty; wait for at least one client")
+    counts = by_client(op, "samples", samples)
+    for client, count in counts.items():
+        expect_int(op, f"samples[{client}]", count, 0, 2**53)
+    arrived = sum(int(of_client(op, "samples", counts, client)) for client in gradients)
+    if not arrived:
+        raise ArgumentError(
+            f"{op}: samples of clients {sorted(gradients)} are 0; one that arrived must have some"
+        )
+    return _summed(gradients) * float(sum(counts.values()) / arrived)
 
 
 def wait_for_all(gradients: Mapping[int, torch.Tensor], clients: Collection[int]) -> torch.Tensor:
@@ -58,9 +72,12 @@ def wait_for_all(gradients: Mapping[int, torch.Tensor], clients: Collection[int]
 
     Args:
         gradients: client → g_i.
-        clients: all of them.
+        clients: all of them, at least one.
 
     Raises:
+        DtypeError: something has a wrong type.
+        ArgumentError: there is no client, an unknown one answered, or gradients differ in shape or
+            are not finite.
         ThresholdError: somebody is not there; ``.missing`` names them.
 
     Example:
@@ -69,10 +86,19 @@ def wait_for_all(gradients: Mapping[int, torch.Tensor], clients: Collection[int]
         >>> wait_for_all({0: torch.ones(1), 1: torch.ones(1)}, clients=range(2))
         tensor([2.])
     """
-    missing = sorted(set(clients) - set(gradients))
+    op = "wait_for_all"
+    expect_gradients(op, gradients)
+    if not isinstance(clients, Collection):
+        raise DtypeError(f"{op}: clients is {type(clients).__name__}; it must be a list of them")
+    if not len(clients):
+        raise ArgumentError(f"{op}: clients is empty; there must be at least one")
+    everybody = dict.fromkeys(map(plain, clients), 1)
+    for client in gradients:
+        of_client(op, "clients", everybody, client)
+    missing = sorted(set(everybody) - set(gradients))
     if missing:
         raise ThresholdError(
-            f"wait_for_all: {len(missing)} of {len(clients)} clients have not answered",
+            f"{op}: {len(missing)} of {len(clients)} clients have not answered",
             missing=missing,
         )
     return _summed(gradients)
@@ -88,7 +114,9 @@ def inverse_probability(
         arrival: p_i in (0, 1] of every client.
 
     Raises:
-        ArgumentError: nobody arrived, or a probability is out of range.
+        DtypeError: something has a wrong type.
+        ArgumentError: nobody arrived, a client has no probability or one out of range, or gradients
+            differ in shape or are not finite.
 
     Example:
         >>> import torch
@@ -96,10 +124,14 @@ def inverse_probability(
         >>> inverse_probability({1: torch.ones(1)}, arrival=[0.9, 0.25])
         tensor([4.])
     """
+    op = "inverse_probability"
+    expect_gradients(op, gradients)
     if not gradients:
-        raise ArgumentError("inverse_probability: gradients is empty; the estimate is 0 then")
+        raise ArgumentError(f"{op}: gradients is empty; the estimate is 0 then")
+    known = by_client(op, "arrival", arrival)
     weighted = {
-        client: gradient / expect_probability("inverse_probability", "p", arrival[client])
+        client: gradient
+        / expect_probability(op, f"p of client {client}", of_client(op, "arrival", known, client))
         for client, gradient in gradients.items()
     }
     return _summed(weighted)
@@ -122,7 +154,9 @@ class PrivateStatistics:
     Args:
         gram: float64 (d + o, d + o), symmetric: [X, Y]ᵀ[X, Y] with noise.
         features: d.
-        noise_variance: of an entry of its upper triangle, all clients together.
+        noise_variance: τ², of an entry of the diagonal, all clients together; those off it have
+            half of it.
+        sources: 8 bytes for each key in the sum, which say nothing about it.
 
     Example:
         >>> import torch, pyfed
@@ -137,6 +171,7 @@ class PrivateStatistics:
     gram: torch.Tensor
     features: int
     noise_variance: float
+    sources: frozenset[bytes] = frozenset()
 
     @classmethod
     def encode(
@@ -150,13 +185,15 @@ class PrivateStatistics:
     ) -> PrivateStatistics:
         """The statistics of one client.
 
-        A record z = [x, y] changes the upper triangle by at most ‖zzᵀ‖_F ≤ C² in the norm of its
-        entries, so this is a Gaussian mechanism of sensitivity C², C = ``record_norm``.
+        With noise τ on the diagonal and τ/√2 above it, a record z = [x, y] moves the release, in
+        units of its noise, by √(Σ z_i⁴ + 2·Σ_{i<j} z_i²z_j²)/τ = ‖z‖²/τ: a Gaussian mechanism of
+        sensitivity C², C = ``record_norm``, whose noise has one law in every basis. Noise is
+        discrete, on a grid of τ/2^20, so that every bit is hidden.
 
         Args:
             x: float32 (samples, d).
             y: float32 (samples,) or (samples, o).
-            noise_std: of the noise on every entry on and above the diagonal.
+            noise_std: τ, see :func:`pyfed.coded.privacy.statistics_noise`.
             key: makes the noise; used for nothing else.
             record_norm: C; None: not looked at.
             on_large: whether a record above it is an error, or is scaled down to it.
@@ -167,17 +204,20 @@ class PrivateStatistics:
         op = "PrivateStatistics.encode"
         features, labels = expect_records(op, x, y)
         std = expect_not_negative(op, "noise_std", noise_std)
-        if not isinstance(key, Key):
-            raise DtypeError(f"{op}: key is {type(key).__name__}; it must be a pyfed.Key")
+        source = source_of(op, key, 0, public=False)
+        assert isinstance(key, Key)
         joint = within_norm(op, torch.cat([features, labels], 1), record_norm, on_large)
         wide = joint.to(torch.float64)
         gram = wide.T @ wide
         if std > 0:
-            size = len(gram)  # a sketch of a zero record is the noise alone
-            noise = sketch(joint.new_zeros(1, size), size, key, "countsketch", std, public=False)
-            upper = torch.triu(noise.to(torch.float64))
-            gram += upper + torch.triu(upper, 1).T
-        return cls(gram, features.shape[1], std**2)
+            own, grid, size = key.derive("statistics"), fine_grid(std), len(gram)
+            diagonal = on_grid_(gram.diagonal().clone(), std, grid, own, 0)
+            row, column = torch.triu_indices(size, size, 1, device=gram.device)
+            above = on_grid_(gram[row, column], std / math.sqrt(2), grid, own, 1)
+            gram[row, column] = gram[column, row] = above
+            gram.diagonal().copy_(diagonal)
+            own.wipe()
+        return cls(gram, features.shape[1], std**2, frozenset([source]))
 
     def __add__(self, other: object) -> PrivateStatistics:
         """Those of both; only the total noise counts when the sum is made in secret."""
@@ -189,15 +229,22 @@ class PrivateStatistics:
                 f"{tuple(other.gram.shape)} with {self.features} and {other.features} features "
                 "do not add"
             )
+        if self.sources & other.sources:
+            raise ArgumentError(
+                "PrivateStatistics: both have noise of one key, so that it is the same; give every "
+                "client a key of its own"
+            )
         variance = self.noise_variance + other.noise_variance
-        return PrivateStatistics(self.gram + other.gram, self.features, variance)
+        sources = self.sources | other.sources
+        return PrivateStatistics(self.gram + other.gram, self.features, variance, sources)
 
     def solve(self, ridge: float | None = None, failure: float = 0.05) -> torch.Tensor:
         """W = (XᵀX + λI)⁻¹ XᵀY of the noisy statistics.
 
         Args:
-            ridge: λ; None: AdaSSP's, max(0, t − λ_min) for t = σ·√(d·ln(2d²/failure)), which bounds
-                the norm of the noise, and the least eigenvalue λ_min that XᵀX has at least then.
+            ridge: λ; None: as AdaSSP's, max(0, t − λ_min) for t = τ·(√(2d) + √(2·ln(2/failure))),
+                which bounds the norm of the noise (its mean by Slepian's inequality, the rest by
+                concentration), and the least eigenvalue λ_min that XᵀX has at least then.
             failure: the chance that t is too small.
 
         Returns:
@@ -211,7 +258,8 @@ class PrivateStatistics:
         hessian, cross = self.gram[:d, :d].clone(), self.gram[:d, d:]
         if ridge is None:
             chance = expect_positive(op, "failure", failure)
-            t = math.sqrt(self.noise_variance * d * math.log(2 * d * d / chance))
+            most = math.sqrt(2 * d) + math.sqrt(2 * math.log(2 / min(chance, 1.0)))
+            t = math.sqrt(self.noise_variance) * most
             least = max(0.0, float(torch.linalg.eigvalsh(hessian)[0]) - t)
             extra = max(0.0, t - least)
         else:

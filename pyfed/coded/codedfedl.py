@@ -11,6 +11,7 @@ from pyfed.checks import expect_int
 from pyfed.coded.allocation import Allocation, allocate
 from pyfed.coded.dataset import CodedDataset, Kind
 from pyfed.coded.delays import Delays
+from pyfed.coded.plain import plain
 from pyfed.coded.records import expect_records
 from pyfed.coded.scfl import SCFL
 from pyfed.coded.scfl_client import SCFLClient
@@ -50,7 +51,7 @@ class CodedFedL:
         self.allocation: Allocation = allocate(models, records, rows)
         arrival = {i: p for i, p in enumerate(self.allocation.arrival) if p > 0}
         self.scfl = SCFL("complement", arrival, **settings)
-        self._rows = rows
+        self._rows = self.allocation.rows
 
     def client(self, index: int, x: torch.Tensor, y: torch.Tensor) -> SCFLClient:
         """A client, with all its records; its updates are of the first ℓ_i.
@@ -84,7 +85,7 @@ class CodedFedL:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The records; raises unless they are as many as were said."""
         records = self.allocation.records
-        expect_int("CodedFedL", "index", index, 0, len(records))
+        expect_int("CodedFedL", "index", plain(index), 0, len(records))
         features, labels = expect_records("CodedFedL", x, y)
         if len(features) != records[index]:
             raise ArgumentError(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from pyfed.checks import expect_tensor
+from pyfed.coded.discrete_noise import expect_grid, with_discrete_noise
 from pyfed.coded.fits import expect_fits
 from pyfed.coded.records import (
     expect_not_negative,
@@ -23,7 +25,13 @@ from pyfed.fixed import FixedPoint
 from pyfed.keys import Key
 from pyfed.ops import sketch
 
+if TYPE_CHECKING:
+    from pyfed.coded.privacy_release import Release
+
 Kind = Literal["rademacher", "gaussian", "countsketch"]
+ALIKE = ("rows", "features", "outputs", "kind", "grid", "complement", "public", "device")
+"""In what coded sets must agree to be summed."""
+HINTS = {"grid": ": give all of them one grid=", "complement": ": give arrival= to all, or to none"}
 KINDS: tuple[Kind, ...] = ("rademacher", "gaussian", "countsketch")
 
 
@@ -41,11 +49,14 @@ class CodedDataset:
         y: float32 (rows, outputs).
         kind: the law of G.
         noise_variance: σ², of the noise in every entry of ``x`` and ``y``, all clients together.
+            With a grid rounding adds grid²/12 for each client, which :attr:`variance` counts.
         samples: records behind it, of all clients together.
         sources: 8 bytes for each pair of key and stream in the sum. They say nothing about a key,
             and show when two clients used the same, which would correlate their parts.
         complement: whether records are weighted by √(1 − p), as the rule "complement" needs.
         grid: with discrete noise the step that all entries are multiples of; else 0.
+        public: whether a G may be known, so that no guarantee may rest on its secrecy.
+        record_norm: C, above which no record that was coded is; None: nobody looked.
 
     Example:
         >>> import torch, pyfed
@@ -66,6 +77,8 @@ class CodedDataset:
     sources: frozenset[bytes]
     complement: bool = False
     grid: float = 0.0
+    public: bool = False
+    record_norm: float | None = None
 
     @property
     def rows(self) -> int:
@@ -92,6 +105,11 @@ class CodedDataset:
         """σ of the noise in every entry."""
         return math.sqrt(self.noise_variance)
 
+    @property
+    def variance(self) -> float:
+        """σ² and what rounding to a grid adds: what there is to make up for in a gradient."""
+        return self.noise_variance + self.clients * self.grid**2 / 12
+
     @classmethod
     def encode(
         cls,
@@ -104,7 +122,7 @@ class CodedDataset:
         record_norm: float | None = None,
         on_large: Literal["clip", "refuse"] = "refuse",
         public: bool = False,
-        noise: Literal["gaussian", "discrete"] = "gaussian",
+        noise: Literal["discrete", "gaussian"] = "discrete",
         grid: float | None = None,
         stream: int = 0,
         arrival: float | torch.Tensor | None = None,
@@ -113,6 +131,11 @@ class CodedDataset:
 
         Noise on the features alone would give no guarantee: the labels are combinations of the
         same records.
+
+        Discrete noise is added to the exact product, rounded to a grid, so that every bit is hidden
+        and :mod:`pyfed.coded.privacy` counts what machines do (give it ``columns``). Continuous
+        noise is float32 added to float32, by the kernel that makes the product: the lowest bits of
+        small sums then tell of the data, and nothing is promised to who looks at them.
 
         Args:
             x: float32 (samples, features).
@@ -124,11 +147,12 @@ class CodedDataset:
                 for "gaussian" alone.
             noise_std: σ of the noise in every entry.
             record_norm: C, an upper bound of √(‖x_j‖² + ‖y_j‖²) over records, which guarantees
-                are about; None: not looked at.
+                are about; None: not looked at, and none is given.
             on_large: whether a record above ``record_norm`` is an error, or is scaled down to it.
             public: whether G may be known (it comes of Philox then), or is a secret.
-            noise: "gaussian" in float32, or "discrete" on multiples of ``grid``.
-            grid: with discrete noise a power of two.
+            noise: "discrete", on multiples of ``grid``, or "gaussian", continuous.
+            grid: of discrete noise, a power of two, from σ/2^20 to σ/4; None: the least of them.
+                For sums in secret that of the fixed-point form, 1/scale.
             stream: which of the key's 2^32 streams.
             arrival: the probability p that a record's gradient comes from the client in a round,
                 one or a float tensor (samples,), in [0, 1]: records are weighted by √(1 − p) for
@@ -152,9 +176,15 @@ class CodedDataset:
         if arrival is not None:
             weights = sample_weights(op, arrival, len(joint)).to(joint.device)
             joint = (joint.to(torch.float64) * weights[:, None]).to(torch.float32)
-        coded = sketch(
-            *(joint, rows, key, kind, sigma, stream, public), noise=noise, grid=grid
-        )  # (rows, features + outputs)
+        step = expect_grid(op, sigma, noise, grid)
+        if step:
+            if not isinstance(key, Key):
+                raise ArgumentError(
+                    f"{op}: key is an int, which is the public seed; noise needs a pyfed.Key"
+                )
+            coded = with_discrete_noise(joint, rows, key, kind, sigma, step, stream, public)
+        else:
+            coded = sketch(joint, rows, key, kind, sigma, stream, public)
         width = features.shape[1]
         return cls(
             x=coded[:, :width].contiguous(),
@@ -164,7 +194,9 @@ class CodedDataset:
             samples=len(joint),
             sources=frozenset([source]),
             complement=arrival is not None,
-            grid=float(grid) if noise == "discrete" and grid is not None else 0.0,
+            grid=step,
+            public=public,
+            record_norm=None if record_norm is None else float(record_norm),
         )
 
     def __add__(self, other: object) -> CodedDataset:
@@ -179,8 +211,8 @@ class CodedDataset:
 
         Raises:
             DtypeError: ``sets`` is no list of coded sets.
-            ArgumentError: it is empty, they differ in shape, kind, grid, device or weighting, or
-                two share a key and stream.
+            ArgumentError: it is empty, they differ in shape, kind, grid, device or weighting, in
+                whether G is public, or two share a key and stream.
         """
         like = cls.alike("CodedDataset.total", sets)
         x, y = sets[0].x.clone(), sets[0].y.clone()
@@ -202,12 +234,12 @@ class CodedDataset:
             raise ArgumentError(f"{op}: sets is empty; there must be at least one")
         first, sources = sets[0], set(sets[0].sources)
         for index, one in enumerate(sets[1:], 1):
-            for name in ("rows", "features", "outputs", "kind", "grid", "complement", "device"):
+            for name in ALIKE:
                 mine, theirs = getattr(first, name), getattr(one, name)
                 if mine != theirs:
                     raise ArgumentError(
                         f"{op}: sets[{index}] has {name} {theirs} and sets[0] {mine}; coded sets "
-                        "that are summed must agree in it"
+                        f"that are summed must agree in it{HINTS.get(name, '')}"
                     )
             if sources & one.sources:
                 raise ArgumentError(
@@ -215,6 +247,7 @@ class CodedDataset:
                     "that their noise is the same; give every client a key of its own"
                 )
             sources |= one.sources
+        norms = [one.record_norm for one in sets if one.record_norm is not None]
         return cls(
             x=first.x,
             y=first.y,
@@ -224,6 +257,8 @@ class CodedDataset:
             sources=frozenset(sources),
             complement=first.complement,
             grid=first.grid,
+            public=first.public,
+            record_norm=max(norms) if len(norms) == len(sets) else None,
         )
 
     @property
@@ -233,10 +268,32 @@ class CodedDataset:
 
     def replaced(self, x: torch.Tensor, y: torch.Tensor) -> CodedDataset:
         """The same but for its values."""
-        return CodedDataset(
-            *(x, y, self.kind, self.noise_variance, self.samples, self.sources),
-            *(self.complement, self.grid),
-        )
+        return dataclasses.replace(self, x=x, y=y)
+
+    def release(self, colluders: int = 0, column_norm: float | None = None) -> Release:
+        """What the set tells about a record, as :class:`pyfed.coded.privacy.Release` counts it.
+
+        Args:
+            colluders: clients in the sum that tell whoever sees it what their noise is. All are
+                taken to have added as much.
+            column_norm: with a public Gaussian G its greatest column norm.
+
+        Raises:
+            ArgumentError: all clients collude, the records' norms were not looked at, noise is
+                continuous or none, or the secrecy of G protects nothing for its kind.
+
+        Example:
+            >>> import torch, pyfed
+            >>> from pyfed.coded import CodedDataset, privacy
+            >>> x, y, key = torch.rand(90, 3) / 2, torch.rand(90), pyfed.Key(bytes(32))
+            >>> sigma = privacy.noise(50, epsilon=4.0, delta=1e-5, record_norm=1.4, columns=4)
+            >>> coded = CodedDataset.encode(x, y, 50, key, noise_std=sigma, record_norm=1.4)
+            >>> round(coded.release().epsilon(delta=1e-5), 3)
+            4.0
+        """
+        from pyfed.coded.privacy_release import release_of
+
+        return release_of(self, colluders, column_norm)
 
     def vector(self) -> torch.Tensor:
         """All values, float32 (rows · (features + outputs),), row by row, features first."""
@@ -266,12 +323,13 @@ class CodedDataset:
         Args:
             fixed: its clip must be above all values, and with discrete noise its scale a multiple
                 of 1 / grid, so that rounding changes nothing.
-            key: makes the rounding unbiased; None rounds to nearest.
+            key: makes the rounding unbiased, which continuous noise needs; None rounds to nearest.
 
         Raises:
-            DtypeError, ArgumentError: an argument is wrong, or a value would be cut or rounded.
+            DtypeError, ArgumentError: an argument is wrong, a value would be cut or rounded, or
+                steps are too coarse for continuous noise.
         """
-        expect_fits("CodedDataset.residues", self, fixed)
+        expect_fits("CodedDataset.residues", self, fixed, key is None)
         return fixed.encode(self.vector(), key)
 
     def from_residues(self, fixed: FixedPoint, residues: torch.Tensor) -> CodedDataset:

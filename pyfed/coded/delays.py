@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pyfed.coded.delay_arguments import expect_generator, expect_round
+from pyfed.coded.plain import plain_list
 from pyfed.coded.records import expect_not_negative, expect_number
 from pyfed.errors import ArgumentError, DtypeError
 
@@ -30,6 +32,8 @@ Counts = NDArray[np.float64] | NDArray[np.int64]
 _TAIL = 1e-18
 """Probability of the transmissions that are left out of a sum: below the rounding of it."""
 _MOST = 2**22
+_PRODUCTS = 2**30
+"""Of two links with equal times, whose numbers of transmissions are folded into their sum."""
 
 
 @dataclass(frozen=True)
@@ -131,19 +135,25 @@ class DelayModel:
             than 1e-18 altogether is left out.
 
         Raises:
-            ArgumentError: there are more than 2^22 outcomes.
+            ArgumentError: there are more than 2^22 outcomes, or so many transmissions that to
+                count them would take long.
         """
-        down = _geometric(self.downlink, self.down_erasure, deadline)
-        up = _geometric(self.uplink, self.up_erasure, deadline)
-        if self.downlink == self.uplink:  # only the sum of the two counts matters
+        links = ((self.downlink, self.down_erasure), (self.uplink, self.up_erasure))
+        equal = self.downlink == self.uplink
+        first, second = (_transmissions(*link, deadline) for link in links)
+        outcomes = first + second if equal else first * second
+        if outcomes > _MOST or first * second > _PRODUCTS:
+            raise ArgumentError(
+                f"DelayModel: deadline is {deadline:g}; within it {first} · {second} numbers of "
+                "transmissions are likely, and at most 2^22 outcomes are summed over: ask for a "
+                "shorter deadline, or use longer transmissions or smaller erasures"
+            )
+        down = _geometric(self.down_erasure, first)
+        up = _geometric(self.up_erasure, second)
+        if equal:  # only the sum of the two counts matters
             chances = np.convolve(down, up)
             times = self.downlink * np.arange(2.0, len(chances) + 2)
         else:
-            if len(down) * len(up) > _MOST:
-                raise ArgumentError(
-                    f"DelayModel: deadline is {deadline:g}; within it {len(down)} · {len(up)} "
-                    "numbers of transmissions are likely; at most 2^22 are summed over"
-                )
             chances = np.outer(down, up).ravel()
             counts = np.arange(1.0, len(down) + 1), np.arange(1.0, len(up) + 1)
             times = self._transfer(counts[0][:, None], counts[1]).ravel()
@@ -203,6 +213,12 @@ class MeasuredDelays:
         _, count = expect_round("mean", 0.0, load)
         return float(np.mean(count * self.per_record + self.transfer))
 
+    def __repr__(self) -> str:
+        lost = int(np.isinf(self.transfer).sum())
+        came = self.transfer[np.isfinite(self.transfer)]
+        took = f", of {came.min():g} to {came.max():g} s" if len(came) else ""
+        return f"MeasuredDelays({len(self.transfer)} rounds{took}, {lost} of them lost)"
+
 
 Delays = DelayModel | MeasuredDelays
 
@@ -224,18 +240,25 @@ def arrival_probabilities(
         ArgumentError: a number is out of its range, or the lengths differ.
         DtypeError: something is no model of delays or not a number.
     """
-    if len(models) != len(loads):
+    expect_models("arrival_probabilities", models)
+    given = plain_list("arrival_probabilities", "loads", loads)
+    if len(models) != len(given):
         raise ArgumentError(
-            f"arrival_probabilities: loads has {len(loads)} entries; it must have one for each of "
+            f"arrival_probabilities: loads has {len(given)} entries; it must have one for each of "
             f"{len(models)} models"
         )
-    expect_models("arrival_probabilities", models)
-    pairs = zip(models, loads, strict=True)
+    expect_round("arrival_probabilities", deadline, 0.0)
+    for load in given:
+        expect_not_negative("arrival_probabilities", "loads", load)
+    pairs = zip(models, given, strict=True)
     return [model.probability(deadline, load) if load else 0.0 for model, load in pairs]
 
 
 def expect_models(op: str, models: Sequence[Delays]) -> None:
-    """Raise unless all are models of delays."""
+    """Raise unless all are models of delays, in a list or a tuple."""
+    if not isinstance(models, Sequence):
+        kind = type(models).__name__
+        raise DtypeError(f"{op}: models is {kind}; it must be a list of models, one for a client")
     for model in models:
         if not isinstance(model, Delays):
             kind = type(model).__name__
@@ -244,34 +267,17 @@ def expect_models(op: str, models: Sequence[Delays]) -> None:
             )
 
 
-def expect_round(op: str, deadline: object, load: object) -> tuple[float, float]:
-    """Deadline and load as floats; raises unless both are finite and at least 0."""
-    return expect_not_negative(op, "deadline", deadline), expect_not_negative(op, "load", load)
-
-
-def expect_generator(op: str, count: object, seed: object) -> np.random.Generator:
-    """The generator that is given or seeded; raises unless it is one and ``count`` an int ≥ 0."""
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise DtypeError(f"{op}: count is {type(count).__name__}; it must be an int")
-    if count < 0:
-        raise ArgumentError(f"{op}: count is {count}; it must be at least 0")
-    if isinstance(seed, np.random.Generator):
-        return seed
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        kind = type(seed).__name__
-        raise DtypeError(f"{op}: seed is {kind}; it must be an int or a numpy.random.Generator")
-    if seed < 0:
-        raise ArgumentError(f"{op}: seed is {seed}; it must be at least 0")
-    return np.random.default_rng(seed)
-
-
-def _geometric(seconds: float, erasure: float, deadline: float) -> Vector:
-    """P(N = n) for n = 1, 2, …, float64 (transmissions,), as far as it matters by the deadline."""
+def _transmissions(seconds: float, erasure: float, deadline: float) -> int:
+    """How many transmissions of a link matter by the deadline, at least 1."""
     if seconds == 0 or erasure == 0:
-        return np.ones(1)
+        return 1
     likely = math.ceil(math.log(_TAIL) / math.log(erasure))
-    count = min(likely, deadline / seconds + 1)
-    return (1 - erasure) * erasure ** np.arange(0.0, max(math.floor(count), 1))
+    return max(math.floor(min(likely, deadline / seconds + 1)), 1)
+
+
+def _geometric(erasure: float, count: int) -> Vector:
+    """P(N = n) for n = 1, 2, …, float64 (count,); 1 where one is all that matters."""
+    return np.ones(1) if count == 1 else (1 - erasure) * erasure ** np.arange(0.0, count)
 
 
 def _trace(name: str, values: Sequence[float], infinite: bool) -> Vector:

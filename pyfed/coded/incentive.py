@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pyfed.coded.extras import scipy
 from pyfed.coded.incentive_menu import Menu, compare
 from pyfed.coded.incentive_noise import BOUNDS, noise_curve
 from pyfed.coded.incentive_setting import Curve, Setting, Vector, expect_setting
@@ -211,8 +212,6 @@ def stackelberg(
     >>> round(float(menu.privacy[0] / menu.privacy[1]), 6)  # √(θ_2 / θ_1)
     1.414214
     """
-    from scipy.optimize import minimize_scalar
-
     setting = _setting("stackelberg", types, shares, loss, clients, price, noise, bounds)
 
     def posted(logarithm: float, rough: bool = False) -> Menu:
@@ -230,7 +229,7 @@ def stackelberg(
     grid = np.linspace(*ends, _PRICES)
     best = int(np.argmin([posted(float(logarithm), rough=True).cost for logarithm in grid]))
     around = grid[max(best - 1, 0)], grid[min(best + 1, _PRICES - 1)]
-    found = minimize_scalar(
+    found = scipy("optimize").minimize_scalar(
         lambda x: posted(x).cost, bounds=around, method="bounded", options={"xatol": 1e-9}
     )
     return min(posted(float(grid[best])), posted(float(found.x)), key=lambda menu: menu.cost)

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from pyfed.coded.extras import scipy
 from pyfed.coded.incentive_setting import Curve, expect_bounds
 from pyfed.errors import ArgumentError
 
@@ -60,16 +61,22 @@ def _curve(
     kind: str,
     bounds: tuple[float, float],
 ) -> Curve:
-    from scipy.interpolate import CubicSpline
-
     from pyfed.coded import privacy
 
     low, high = bounds
     knots = np.geomspace(low, high, 8 + round(_KNOTS_PER_FOLD * math.log(high / low)))
     stds = [
-        privacy.noise(rows, float(epsilon), delta, record_norm, secret, kind) for epsilon in knots
+        privacy.noise(
+            rows,
+            epsilon=float(epsilon),
+            delta=delta,
+            record_norm=record_norm,
+            secret=secret,
+            kind=kind,
+        )
+        for epsilon in knots
     ]
-    spline = CubicSpline(np.log(knots), 2 * np.log(stds))
+    spline = scipy("interpolate").CubicSpline(np.log(knots), 2 * np.log(stds))
 
     def curve(epsilon: float) -> float:
         if not low <= epsilon <= high:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pyfed.coded.extras import scipy
 from pyfed.coded.records import expect_positive
 from pyfed.errors import ArgumentError, DtypeError
 
@@ -123,8 +124,6 @@ class Setting:
 
 def _root(falling: Curve, low: float, high: float) -> float:
     """Where a falling function crosses 0 in [low, high], 0 < low; the nearer end if nowhere."""
-    from scipy.optimize import brentq
-
     if falling(low) <= 0:
         return low
     if falling(high) >= 0:
@@ -135,14 +134,12 @@ def _root(falling: Curve, low: float, high: float) -> float:
         # The ends are exact: on the way through a logarithm the sign could change.
         return low if part == 0 else high if part == 1 else low * math.exp(part * ratio)
 
-    return at(brentq(lambda part: falling(at(part)), 0.0, 1.0, xtol=1e-12))
+    return at(scipy("optimize").brentq(lambda part: falling(at(part)), 0.0, 1.0, xtol=1e-12))
 
 
 def _least(convex: Curve, low: float, near: float, high: float) -> float:
     """Where a convex function is least in [low, high]; ``near`` unless some point is better."""
-    from scipy.optimize import minimize_scalar
-
-    found = minimize_scalar(
+    found = scipy("optimize").minimize_scalar(
         convex, bounds=(low, high), method="bounded", options={"xatol": 1e-10 * high}
     )
     return min((near, float(found.x), low, high), key=convex)
@@ -255,9 +252,10 @@ def _expect_convex(op: str, name: str, points: Vector, values: Vector) -> None:
     bad = np.flatnonzero(falls > _SLACK * np.abs(slopes[:-1]) + rounding)
     if len(bad):
         raise ArgumentError(
-            f"{op}: {name} is not convex about {points[bad[0] + 1]:g}: its slope falls from "
-            f"{slopes[bad[0]]:g} to {slopes[bad[0] + 1]:g}; it must be convex, or the conditions "
-            "of first order would not tell its least cost"
+            f"{op}: {name} is not convex about {points[bad[0] + 1]:.9g}: its slope falls from "
+            f"{slopes[bad[0]]:.9g} to {slopes[bad[0] + 1]:.9g}; it must be convex, or the "
+            "conditions of first order would not tell its least cost (if it is, compute it in "
+            "float64: float32, as of tensors, is too rough to tell)"
         )
 
 

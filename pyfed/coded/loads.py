@@ -15,7 +15,10 @@ from functools import partial
 import numpy as np
 
 from pyfed.checks import expect_int
-from pyfed.coded.delays import Delays, MeasuredDelays, Vector, expect_models, expect_round
+from pyfed.coded.delay_arguments import expect_round
+from pyfed.coded.delays import Delays, MeasuredDelays, Vector, expect_models
+from pyfed.coded.extras import scipy
+from pyfed.coded.plain import plain
 from pyfed.coded.records import expect_not_negative, expect_positive
 
 _ROUNDING = 1e-14
@@ -39,6 +42,7 @@ def expected_return(model: Delays, deadline: float, load: float) -> float:
     46.6122
     """
     expect_models("expected_return", [model])
+    expect_round("expected_return", deadline, load)
     return load * model.probability(deadline, load) if load else 0.0
 
 
@@ -71,6 +75,7 @@ def best_load(model: Delays, deadline: float, most: int, whole: bool = True) -> 
     (150.0, 135.0)
     """
     expect_models("best_load", [model])
+    most = plain(most)
     expect_int("best_load", "most", most, 0, 2**53)
     t, _ = expect_round("best_load", deadline, 0.0)
     best = (0.0, 0.0)
@@ -166,8 +171,6 @@ def _top(
     a: float, b: float, weights: Vector, left: Vector, start: float, end: float
 ) -> list[float]:
     """Where Σ h · ℓ · (1 − exp(−(s − a ℓ) / (b ℓ))), concave in [start, end], is greatest."""
-    from scipy.optimize import brentq
-
     if len(left) == 1 and a > 0:
         return [min(max(float(left[0]) / (b * _excess(a / b)), start), end)]
 
@@ -180,6 +183,7 @@ def _top(
         return [end]
     if slope(least) <= 0:
         return [least]
+    brentq = scipy("optimize").brentq
     return [float(brentq(slope, least, end, xtol=1e-9, rtol=1e-12))]
 
 

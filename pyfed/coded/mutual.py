@@ -23,11 +23,12 @@ def mutual_information(release: Release, columns: int | None = None) -> float:
 
     With a secret Gaussian G, the divergence from the release without the record bounds it:
     (k/2)·(q − ln(1 + q)) with k rows and q as in :attr:`Release.ratio`, about k·q²/4. With a public
-    G it is the capacity (d/2)·ln(1 + μ²/d) of a Gaussian channel with d inputs of energy C².
+    G it is the capacity (d/2)·ln(1 + μ²/d) of a Gaussian channel with d inputs of energy C². Noise
+    is ideal here.
 
     Args:
         release: what is released.
-        columns: d, features and labels of a record, with a public G and continuous noise.
+        columns: d, features and labels of a record, with a public G; None: the release's.
 
     Raises:
         DtypeError, ArgumentError: an argument is wrong.
@@ -43,7 +44,7 @@ def mutual_information(release: Release, columns: int | None = None) -> float:
         rest = float(log1p_rest(np.array([ratio]))[0])
         # KL(N(0, 1 + q) ‖ N(0, 1)), per row, is half of q − ln(1 + q).
         return -release.rows / 2 * rest
-    if release.columns is not None:
+    if columns is None:
         columns = release.columns
     expect_int("mutual_information", "columns", columns, 1, 2**31 + 1)
     assert columns is not None

@@ -68,7 +68,7 @@ class Plan:
     def __str__(self) -> str:
         head = f"delta {self.delta:g}, loss of least squares {self.loss:.4g}"
         columns = f"{'epsilon':>9}" + "".join(
-            f"{name:>16}{'ridge':>10}{'excess':>11}" for name in ("coded noise", "gram noise")
+            f"{name:>16}{'ridge':>10}{'excess':>11}" for name in ("coded noise", "statistics")
         )
         lines = [
             f"{row.epsilon:>9.4g}"
@@ -98,8 +98,8 @@ def plan(
     """Predict what ridge regression on coded data costs at each ε, and on private statistics.
 
     It reads the records without noise: give it public ones that are like those to be protected.
-    Noise is that of one release by everybody together; when N clients' sets are only seen summed,
-    each adds 1/√N of it.
+    Noise is that of one release by everybody together, discrete on its finest grid; when N clients'
+    sets are only seen summed, each adds 1/√N of it.
 
     Args:
         x: float32 (records, features).
@@ -128,9 +128,9 @@ def plan(
         >>> y = x @ torch.tensor([1.0, -1.0, 0.5, 0.0])
         >>> print(plan(x, y, 2000, [1, 8], delta=1e-5, record_norm=2.0, samples=50_000))
         delta 1e-05, loss of least squares 0
-          epsilon     coded noise     ridge     excess      gram noise     ridge     excess
-                1            22.1       2.9   3.79e-05           14.92     0.808   9.88e-06
-                8           8.822     0.461   5.21e-06           2.401     0.019   2.56e-07
+          epsilon     coded noise     ridge     excess      statistics     ridge     excess
+                1           22.11       2.9   3.79e-05           14.92     0.454   5.78e-06
+                8           8.822     0.461   5.22e-06           2.401    0.0107    1.5e-07
     """
     features, labels = expect_records("plan", x, y)
     norm = expect_positive("plan", "record_norm", record_norm)
@@ -153,12 +153,23 @@ def plan(
         grid = [expect_not_negative("plan", f"ridges[{i}]", r) for i, r in enumerate(ridges)]
         if not grid:
             raise ArgumentError("plan: ridges is empty; it must hold at least one, or be None")
-    table = []
+    table, width = [], features.shape[1] + labels.shape[1]
     for epsilon in asked:
         sigma = tau = 0.0
         if epsilon < math.inf:
-            sigma = privacy.noise(rows, epsilon, delta, norm, secret, kind, column_norm=column_norm)
-            tau = privacy.statistics_noise(epsilon, delta, norm)
+            sigma = privacy.noise(
+                rows,
+                epsilon=epsilon,
+                delta=delta,
+                record_norm=norm,
+                secret=secret,
+                kind=kind,
+                column_norm=column_norm,
+                columns=width,
+            )
+            tau = privacy.statistics_noise(
+                epsilon=epsilon, delta=delta, record_norm=norm, columns=width
+            )
         coded = _best(
             grid or _grid(law, sigma**2),
             sigma,

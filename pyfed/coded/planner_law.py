@@ -104,20 +104,18 @@ class RidgeLaw:
         return top * (2 * math.sqrt(effective) - effective)
 
     def statistics(self, ridge: float, noise_std: float) -> float:
-        """Excess of ½‖XW − Y‖² per record on XᵀX and XᵀY with noise τ in every upper entry.
+        """Excess of ½‖XW − Y‖² per record on XᵀX and XᵀY with noise τ, and τ/√2 off the diagonal.
 
-        Cov g̃ = τ²·(‖w‖²·I + wwᵀ − diag(w²) + I): the entries on both sides of the diagonal are one.
+        Cov g̃ = τ²/2·((‖w‖² + 1)·I + wwᵀ), in every basis.
         """
         w, m = self.solution(ridge), self._sensitivity(ridge)
         total = float(m.sum()) * (float(w.square().sum()) + w.shape[1])
         total += float((m[:, None] * w.square()).sum())
-        plain = (self.vectors @ w).square().sum(1)  # Σ over outputs of w_i², in the data's basis
-        total -= float((self.vectors.square() @ m) @ plain)
-        return self.bias(ridge) + noise_std**2 * total / 2 / self.samples
+        return self.bias(ridge) + noise_std**2 * total / 4 / self.samples
 
     def statistics_perturbation(self, ridge: float, noise_std: float) -> float:
-        """The same for a symmetric matrix of noise, whose least eigenvalue is about −2τ√d."""
+        """The same for a symmetric matrix of noise, whose least eigenvalue is about −τ√(2d)."""
         if float(self.eigenvalues[0]) + ridge <= 0:
             return math.inf
         inverse = 1 / (self.eigenvalues + ridge)
-        return 2 * noise_std * math.sqrt(float(inverse.max() * inverse.sum()))
+        return noise_std * math.sqrt(2 * float(inverse.max() * inverse.sum()))

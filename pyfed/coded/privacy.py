@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 
 from pyfed.checks import expect_int
+from pyfed.coded import privacy_composed
 from pyfed.coded.mutual import distinguishing, entry_information, mutual_information
 from pyfed.coded.privacy_curves import least
-from pyfed.coded.privacy_public import column_norm, gaussian_ratio
-from pyfed.coded.privacy_release import Release, bounded_delta, bounded_epsilon, expect_delta
+from pyfed.coded.privacy_grid import COARSEST, FINEST, TAIL, closeness, fine_grid, near_delta
+from pyfed.coded.privacy_public import column_norm, gaussian_delta, gaussian_ratio
+from pyfed.coded.privacy_release import Release, expect_delta
 from pyfed.coded.records import expect_not_negative, expect_positive
 from pyfed.errors import ArgumentError, DtypeError
 
@@ -40,16 +43,16 @@ LARGEST_NOISE = 2.0**60
 
 def epsilon(
     rows: int,
+    *,
     noise_std: float,
     record_norm: float,
     delta: float,
     secret: bool = True,
     kind: str = "gaussian",
     min_eigenvalue: float = 0.0,
-    *,
     column_norm: float | None = None,
-    grid: float | None = None,
     columns: int | None = None,
+    grid: float | None = None,
     clients: int = 1,
 ) -> float:
     """The ε of one release at δ.
@@ -67,9 +70,9 @@ def epsilon(
         kind: the law of G.
         min_eigenvalue: with a secret G.
         column_norm: with a public Gaussian G.
-        grid: with discrete noise.
-        columns: with discrete noise.
-        clients: with discrete noise.
+        columns: features and labels together, for the noise of machines; None: ideal noise.
+        grid: of discrete noise.
+        clients: of discrete noise.
 
     Raises:
         DtypeError, ArgumentError: an argument is wrong, or no ε ≤ 10^6 holds.
@@ -78,11 +81,12 @@ def epsilon(
         >>> from pyfed.coded import privacy
         >>> round(privacy.epsilon(rows=1000, noise_std=10.0, record_norm=1.0, delta=1e-5), 4)
         0.8649
-        >>> round(privacy.epsilon(1000, 10.0, 1.0, 1e-5, secret=False, kind="rademacher"), 4)
+        >>> round(privacy.epsilon(rows=1000, noise_std=10.0, record_norm=1.0, delta=1e-5,
+        ...                       secret=False, kind="rademacher"), 4)
         17.8566
     """
     release = Release(
-        *(rows, noise_std, record_norm, secret, kind, min_eigenvalue, column_norm, grid, columns),
+        *(rows, noise_std, record_norm, secret, kind, min_eigenvalue, column_norm, columns, grid),
         clients,
     )
     return release.epsilon(delta)
@@ -90,16 +94,16 @@ def epsilon(
 
 def delta(
     rows: int,
+    *,
     noise_std: float,
     record_norm: float,
     epsilon: float,
     secret: bool = True,
     kind: str = "gaussian",
     min_eigenvalue: float = 0.0,
-    *,
     column_norm: float | None = None,
-    grid: float | None = None,
     columns: int | None = None,
+    grid: float | None = None,
     clients: int = 1,
 ) -> float:
     """The δ of one release at ε ≥ 0; all other arguments as of :func:`epsilon`.
@@ -113,7 +117,7 @@ def delta(
         '9.984e-07'
     """
     release = Release(
-        *(rows, noise_std, record_norm, secret, kind, min_eigenvalue, column_norm, grid, columns),
+        *(rows, noise_std, record_norm, secret, kind, min_eigenvalue, column_norm, columns, grid),
         clients,
     )
     return release.delta(epsilon)
@@ -121,16 +125,16 @@ def delta(
 
 def noise(
     rows: int,
+    *,
     epsilon: float,
     delta: float,
     record_norm: float,
     secret: bool = True,
     kind: str = "gaussian",
     min_eigenvalue: float = 0.0,
-    *,
     column_norm: float | None = None,
-    grid: float | None = None,
     columns: int | None = None,
+    grid: float | None = None,
     clients: int = 1,
 ) -> float:
     """The least σ, of those that float32 holds, with which a release is (ε, δ)-private.
@@ -147,9 +151,9 @@ def noise(
         kind: the law of G.
         min_eigenvalue: with a secret G.
         column_norm: with a public Gaussian G.
-        grid: with discrete noise.
-        columns: with discrete noise.
-        clients: with discrete noise.
+        columns: features and labels together, for the noise of machines; None: ideal noise.
+        grid: of discrete noise.
+        clients: of discrete noise.
 
     Returns:
         σ; 0 when ``min_eigenvalue`` alone suffices.
@@ -166,28 +170,31 @@ def noise(
     epsilon = expect_positive(op, "epsilon", epsilon)
     delta = expect_delta(op, delta)
     norm = expect_positive(op, "record_norm", record_norm)
-    rest = (min_eigenvalue, column_norm, grid, columns, clients)
+    rest = (min_eigenvalue, column_norm, columns, grid, clients)
     expect_int(op, "clients", clients, 1, 2**31)
-    # Less than half a grid for each of several clients has no bound.
-    floor = 0.0 if grid is None else expect_positive(op, "grid", grid) * math.sqrt(clients) / 2
-    unit = Release(rows, max(norm, floor), norm, secret, kind, *rest)  # finds all that is wrong
+    low, high = 0.0, LARGEST_NOISE * norm
+    if grid is not None:
+        step = expect_positive(op, "grid", grid) * math.sqrt(clients)
+        low, high = COARSEST * step, min(FINEST * step, high)
+    start = min(max(norm, low), high)
+    unit = Release(rows, start, norm, secret, kind, *rest)  # finds all that is wrong
 
     def holds(sigma: float) -> bool:
-        if clients > 1 and sigma < floor:
+        if sigma < low or sigma == 0 >= min_eigenvalue - norm * norm:
             return False
         return Release(rows, sigma, norm, secret, kind, *rest).delta(epsilon) <= delta
 
-    if secret and min_eigenvalue > norm * norm and holds(0.0):
+    if secret and columns is None and holds(0.0):
         return 0.0
     found = None
-    if not secret and grid is None:
-        found = unit.ratio * norm / gaussian_ratio(epsilon, delta)
+    if not secret and columns is None:
+        found = unit.ratio * start / gaussian_ratio(epsilon, delta)
     if found is None or not holds(found * (1 + 1e-9)):
-        found = least(holds, norm, LARGEST_NOISE * norm)
-    if found is None or found > LARGEST_NOISE * norm:
+        found = least(holds, start, high)
+    if found is None or found > high:
         raise ArgumentError(
-            f"{op}: epsilon is {epsilon} and delta {delta}; no noise up to 2^60 · record_norm "
-            "gives them: allow a larger epsilon or delta"
+            f"{op}: epsilon is {epsilon} and delta {delta}; no noise up to {high:.4g} gives them: "
+            "allow a larger epsilon or delta, or a coarser grid where one is given"
         )
     sigma = np.float32(found)
     while float(sigma) < found or not holds(float(sigma)):
@@ -198,9 +205,10 @@ def noise(
 def composed_epsilon(releases: Iterable[Release], delta: float) -> float:
     """The ε at δ of several releases about the same records, each with a G and noise of its own.
 
-    Exact when all have a public G and continuous noise (their μ² add up), or all a secret one with
-    one ratio C²/σ² (their rows add up); else by the sum of their Rényi curves, an upper bound.
-    Releases from one stream of one key are not covered: their G, or noise, is the same.
+    Of ideal noise it is exact when all have a public G (their μ² add up), or all a secret one with
+    one ratio C²/σ² (their rows add up); else by the sum of their Rényi curves, an upper bound. What
+    discrete noise adds is counted once for all. Releases from one stream of one key are not
+    covered: their G, or noise, is the same.
 
     Args:
         releases: at least one.
@@ -216,23 +224,17 @@ def composed_epsilon(releases: Iterable[Release], delta: float) -> float:
         1.2461
     """
     delta = expect_delta("privacy.composed_epsilon", delta)
-    merged = _merged("privacy.composed_epsilon", releases)
-    if len(merged) == 1:
-        return merged[0].epsilon(delta)
-    return bounded_epsilon(merged, delta)
+    return privacy_composed.composed_epsilon(_given("privacy.composed_epsilon", releases), delta)
 
 
 def composed_delta(releases: Iterable[Release], epsilon: float) -> float:
     """The δ at ε ≥ 0 of several releases; see :func:`composed_epsilon`."""
     epsilon = expect_not_negative("privacy.composed_delta", "epsilon", epsilon)
-    merged = _merged("privacy.composed_delta", releases)
-    if len(merged) == 1:
-        return merged[0].delta(epsilon)
-    return bounded_delta(merged, epsilon)
+    return privacy_composed.composed_delta(_given("privacy.composed_delta", releases), epsilon)
 
 
-def _merged(op: str, releases: Iterable[Release]) -> tuple[Release, ...]:
-    """Fewest releases that together tell as much about a record."""
+def _given(op: str, releases: Iterable[Release]) -> tuple[Release, ...]:
+    """The releases; raises unless there are some, and nothing else."""
     given = tuple(releases)
     for number, release in enumerate(given):
         if not isinstance(release, Release):
@@ -240,26 +242,28 @@ def _merged(op: str, releases: Iterable[Release]) -> tuple[Release, ...]:
             raise DtypeError(f"{op}: releases[{number}] is {kind}; it must be a Release")
     if not given:
         raise ArgumentError(f"{op}: releases is empty; it must hold at least one")
-    rows: dict[float, int] = {}
-    for release in given:
-        if release.secret:
-            rows[release.ratio] = rows.get(release.ratio, 0) + release.rows
-    merged = [Release(count, math.sqrt(1 / ratio), 1.0) for ratio, count in rows.items()]
-    squared = sum(r.ratio**2 for r in given if not r.secret and r.grid is None)
-    if squared:
-        merged.append(Release(1, 1.0, math.sqrt(squared), secret=False, kind="rademacher"))
-    return (*merged, *(r for r in given if r.grid is not None))
+    return given
 
 
-def statistics_noise(epsilon: float, delta: float, record_norm: float) -> float:
-    """The least τ for one release of [X, Y]ᵀ[X, Y] with noise τ on and above its diagonal.
+def statistics_noise(
+    *,
+    epsilon: float,
+    delta: float,
+    record_norm: float,
+    columns: int | None = None,
+    clients: int = 1,
+) -> float:
+    """The least τ for one release of [X, Y]ᵀ[X, Y] with noise τ on its diagonal and τ/√2 above it.
 
-    A record z changes the upper triangle by at most ‖z·zᵀ‖_F ≤ C²: a Gaussian mechanism.
+    A record z moves it, in units of the noise, by ‖z‖²/τ ≤ C²/τ: a Gaussian mechanism.
 
     Args:
         epsilon: ε > 0.
         delta: in (0, 1).
         record_norm: C.
+        columns: features and labels together, for the discrete noise of
+            :class:`pyfed.coded.PrivateStatistics`; None: ideal noise.
+        clients: of how many noises of deviation τ/√clients it is the sum, with ``columns``.
 
     Raises:
         DtypeError, ArgumentError: an argument is wrong, or no noise gives it.
@@ -269,5 +273,28 @@ def statistics_noise(epsilon: float, delta: float, record_norm: float) -> float:
         >>> round(privacy.statistics_noise(epsilon=1.0, delta=1e-5, record_norm=1.0), 3)
         3.731
     """
-    norm = expect_positive("privacy.statistics_noise", "record_norm", record_norm)
-    return noise(1, epsilon, delta, norm**2, secret=False, kind="rademacher")
+    op = "privacy.statistics_noise"
+    norm = expect_positive(op, "record_norm", record_norm)
+    ideal = noise(
+        1, epsilon=epsilon, delta=delta, record_norm=norm**2, secret=False, kind="rademacher"
+    )
+    if columns is None:
+        return ideal
+    expect_int(op, "columns", columns, 1, 2**31)
+    expect_int(op, "clients", clients, 1, 2**31)
+    entries = columns * (columns + 1) // 2
+
+    def holds(tau: float) -> bool:
+        own = tau / math.sqrt(clients)
+        steps = tau / math.sqrt(2) / fine_grid(own)
+        mu = closeness(entries, steps, clients)
+        tail = clients * entries * TAIL
+        return near_delta(partial(gaussian_delta, norm**2 / tau), mu, tail, epsilon) <= delta
+
+    found = least(holds, ideal, LARGEST_NOISE * norm**2, 1e-9)
+    if found is None:
+        raise ArgumentError(
+            f"{op}: epsilon is {epsilon} and delta {delta}; no noise gives them with {columns} "
+            "columns: allow a larger epsilon or delta"
+        )
+    return found

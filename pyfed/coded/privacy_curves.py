@@ -167,13 +167,16 @@ def renyi_epsilon(orders: Vector, curve: Vector, delta: float) -> float:
     return max(0.0, float(np.min(bounds)))
 
 
-def least(holds: Callable[[float], bool], start: float, limit: float) -> float | None:
-    """The least x > 0, from above to 13 digits, for which a monotone condition holds.
+def least(
+    holds: Callable[[float], bool], start: float, limit: float, precision: float = 1e-13
+) -> float | None:
+    """The least x > 0, from above, for which a monotone condition holds.
 
     Args:
         holds: False below some x, True above it.
         start: where to look first.
         limit: None is returned if it does not hold up to here.
+        precision: relative.
     """
     high = start
     while not holds(high):
@@ -183,7 +186,7 @@ def least(holds: Callable[[float], bool], start: float, limit: float) -> float |
     low = high / 2
     while low > 0 and holds(low):
         high, low = low, low / 2
-    while high - low > 1e-13 * high:
+    while high - low > precision * high:
         middle = (low + high) / 2
         if not low < middle < high:
             break

@@ -1,10 +1,6 @@
-"""δ(ε) when G is known: the Gaussian mechanism, by dp-accounting, and the discrete one.
+"""δ(ε) when G is known: the Gaussian mechanism, by dp-accounting.
 
-Given G, the record in column j moves G·X by ‖G_:j‖·‖record‖ in Euclidean norm. With continuous
-noise the curve is exact. With discrete noise on a grid the output is grid·(round(GX/grid) + D): the
-integer vectors of neighbours differ by at most ‖G_:j‖·C/grid + √entries, since rounding adds less
-than 1 to each difference, and integer shifts of discrete Gaussians have the Rényi divergence of
-continuous ones at most.
+Given G, the record in column j moves G·X by ‖G_:j‖·‖record‖ in Euclidean norm; the curve is exact.
 """
 
 from __future__ import annotations
@@ -18,8 +14,6 @@ from pyfed.checks import expect_int
 from pyfed.keys import Key
 from pyfed.ops.sketch_matrix import sketch_block
 
-SAMPLER = 2.0**-80
-"""Statistical distance of one sample of the op ``discrete_gaussian`` from its law, at most."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 _BLOCK = 2**22  # entries of G at a time
 
@@ -63,45 +57,6 @@ def gaussian_ratio(epsilon: float, delta: float) -> float:
 
     with np.errstate(divide="ignore"):
         return 1 / float(get_sigma_gaussian(epsilon, delta))
-
-
-def discrete_ratio(
-    column_norm: float,
-    record_norm: float,
-    noise_std: float,
-    grid: float,
-    entries: int,
-    clients: int = 1,
-) -> float:
-    """μ of discrete noise: the sensitivity of the rounded values over the noise, both in grids.
-
-    The sum of n discrete Gaussians is not one. With s = σ/(grid·√n) of each of them, s ≥ ½, the
-    logarithms of its probabilities are those of one within t = 5·Σ_{k<n} exp(−2π²s²·k/(k+1)). So an
-    entry is within t in the divergence of order infinity, all of them are within t·√entries in the
-    μ of concentrated privacy, on either side; as these add up, μ grows by 2t·√entries.
-    Source: Kairouz, Liu and Steinke, ICML 2021 (arXiv 2102.06387), theorem 1.
-
-    Args:
-        column_norm: the greatest ‖G_:j‖.
-        record_norm: C.
-        noise_std: σ.
-        grid: the step of the output.
-        entries: of the output that a record can change.
-        clients: n, whose noises of equal variance are summed.
-    """
-    step = noise_std / grid
-    single = (column_norm * record_norm / grid + math.sqrt(entries)) / step
-    return single + 2 * sum_distance(step * step / clients, clients) * math.sqrt(entries)
-
-
-def sum_distance(variance: float, count: int) -> float:
-    """The t of :func:`discrete_ratio`: 5·Σ_{k<count} exp(−2π²·variance·k/(k+1))."""
-    rate, total = 2 * math.pi**2 * variance, 0.0
-    for k in range(1, count):
-        if k == 1000:  # the terms fall towards exp(−rate), and are no larger than this one
-            return total + 5 * (count - k) * math.exp(-rate * k / (k + 1))
-        total += 5 * math.exp(-rate * k / (k + 1))
-    return total
 
 
 def column_norm(rows: int, samples: int, key: Key | int, stream: int = 0) -> float:

@@ -8,27 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pyfed.checks import expect_int
-from pyfed.coded.dataset import KINDS
-from pyfed.coded.privacy_curves import (
-    Vector,
-    composed_curve,
-    least,
-    renyi_delta,
-    renyi_epsilon,
-    renyi_orders,
-    secret_delta,
-)
-from pyfed.coded.privacy_public import (
-    SAMPLER,
-    discrete_ratio,
-    gaussian_delta,
-    gaussian_epsilon,
-)
+from pyfed.coded.dataset import KINDS, CodedDataset
+from pyfed.coded.privacy_curves import least, secret_delta
+from pyfed.coded.privacy_grid import COARSEST, FINEST, TAIL, closeness, fine_grid
+from pyfed.coded.privacy_public import gaussian_delta, gaussian_epsilon
 from pyfed.coded.records import expect_not_negative, expect_number, expect_positive
 from pyfed.errors import ArgumentError
 
 LARGEST_EPSILON = 1e6
-_ROUNDS = 100
 
 
 def expect_delta(op: str, value: object) -> float:
@@ -41,23 +28,26 @@ def expect_delta(op: str, value: object) -> float:
 
 @dataclass(frozen=True)
 class Release:
-    """G·[X, Y] + noise, released once; neighbours differ in one record being there or not.
+    """G·[X, Y] + noise, released once; neighbours differ in one record, which may be zeros.
 
     Args:
         rows: c, the rows of G.
         noise_std: σ of the noise in every entry; of a sum of coded sets, all that an observer
             cannot subtract.
-        record_norm: C, which no ‖[x_j, y_j]‖ exceeds.
+        record_norm: C, which no ‖[x_j, y_j]‖ exceeds, as it is coded.
         secret: whether G is secret, known to nobody who sees the release.
         kind: the law of G. A guarantee from the secrecy of G is known for ``"gaussian"`` alone.
-        min_eigenvalue: a lower bound of the least eigenvalue of [X, Y]ᵀ[X, Y], with secret G. It
-            depends on the data: 0, which always holds, unless a bound is public.
+        min_eigenvalue: a lower bound of the least eigenvalue of [X, Y]ᵀ[X, Y], as it is coded, with
+            secret G and ideal noise. It depends on the data: 0, which always holds, unless a bound
+            is public.
         column_norm: the greatest column norm of G, which a public Gaussian G needs; see
             :func:`pyfed.coded.privacy.column_norm`. The others have √c.
-        grid: with discrete noise its step; None: noise is continuous.
-        columns: with discrete noise, features and labels together.
-        clients: with discrete noise, how many clients' independent noises of standard deviation
-            ``noise_std`` / √clients make it up; only those that an observer cannot subtract.
+        columns: features and labels together: then noise is discrete, as it is on machines, and
+            what that costs is counted. None: noise is ideal, of real numbers.
+        grid: the step of discrete noise, between σ/2^20 and σ/4 of each client; None: that of
+            :meth:`pyfed.coded.CodedDataset.encode`, the least power of two in that range.
+        clients: how many clients' independent discrete noises, each of standard deviation
+            ``noise_std`` / √clients, make it up; only those that an observer cannot subtract.
 
     Raises:
         DtypeError, ArgumentError: an argument is wrong, or arguments do not fit together.
@@ -76,8 +66,8 @@ class Release:
     kind: str = "gaussian"
     min_eigenvalue: float = 0.0
     column_norm: float | None = None
-    grid: float | None = None
     columns: int | None = None
+    grid: float | None = None
     clients: int = 1
 
     def __post_init__(self) -> None:
@@ -90,12 +80,7 @@ class Release:
             raise ArgumentError(f"{op}: secret is {self.secret!r}; it must be True or False")
         if self.kind not in KINDS:
             raise ArgumentError(f"{op}: kind is {self.kind!r}; it must be one of {KINDS}")
-        expect_int(op, "clients", self.clients, 1, 2**31)
-        if self.clients > 1 and self.grid is None:
-            raise ArgumentError(
-                f"{op}: clients is {self.clients}; without a grid it must be 1: continuous noises "
-                "add up to noise_std"
-            )
+        self._check_grid(op, noise)
         if self.secret:
             self._check_secret(op, noise, norm, least_eigenvalue)
         else:
@@ -112,10 +97,14 @@ class Release:
                 f"{op}: kind is {self.kind!r} and secret True; the secrecy of G is known to "
                 "protect only with kind='gaussian': use that, or secret=False"
             )
-        if self.grid is not None or self.columns is not None or self.column_norm is not None:
+        if self.column_norm is not None:
             raise ArgumentError(
-                f"{op}: column_norm is {self.column_norm}, grid {self.grid} and columns "
-                f"{self.columns}; they must be None with secret=True"
+                f"{op}: column_norm is {self.column_norm}; it must be None with secret=True"
+            )
+        if self.columns is not None and least_eigenvalue > 0:
+            raise ArgumentError(
+                f"{op}: min_eigenvalue is {self.min_eigenvalue} and columns {self.columns}; of "
+                "discrete noise it must be 0"
             )
         if noise == 0 and least_eigenvalue <= norm * norm:
             raise ArgumentError(
@@ -144,19 +133,26 @@ class Release:
             )
         if self.column_norm is not None:
             expect_positive(op, "column_norm", self.column_norm)
-        if (self.grid is None) != (self.columns is None):
-            raise ArgumentError(
-                f"{op}: grid is {self.grid} and columns {self.columns}; both must be given, for "
-                "discrete noise, or neither"
-            )
-        if self.grid is None:
+
+    def _check_grid(self, op: str, noise: float) -> None:
+        expect_int(op, "clients", self.clients, 1, 2**31)
+        if self.columns is None:
+            if self.grid is not None or self.clients > 1:
+                raise ArgumentError(
+                    f"{op}: grid is {self.grid} and clients {self.clients}; without columns, of "
+                    "which there are features and labels, noise is ideal: grid must be None and "
+                    "clients 1"
+                )
+            return
+        expect_int(op, "columns", self.columns, 1, 2**31 + 1)
+        own = noise / math.sqrt(self.clients)
+        if self.grid is None or noise == 0:
             return
         grid = expect_positive(op, "grid", self.grid)
-        expect_int(op, "columns", self.columns, 1, 2**31 + 1)
-        if self.clients > 1 and noise / math.sqrt(self.clients) < grid / 2:
+        if not COARSEST * grid <= own * (1 + 1e-9) <= FINEST * grid * (1 + 2e-9):
             raise ArgumentError(
-                f"{op}: noise_std is {self.noise_std} with {self.clients} clients; each client's "
-                f"part of it, noise_std / √clients, must be at least grid / 2 = {grid / 2:g}"
+                f"{op}: grid is {grid} and each client's noise_std {own:g}; it must be from "
+                f"{COARSEST:g} to 2^20 times the grid"
             )
 
     @property
@@ -170,12 +166,7 @@ class Release:
         if self.secret:
             floor = self.noise_std**2 + max(self.min_eigenvalue - squared, 0.0)
             return squared / floor if floor > 0 else math.inf
-        column = self._column
-        if self.grid is None:
-            return column * self.record_norm / self.noise_std
-        return discrete_ratio(
-            *(column, self.record_norm, self.noise_std, self.grid, self._touched, self.clients)
-        )
+        return self._column * self.record_norm / self.noise_std
 
     @property
     def _column(self) -> float:
@@ -186,29 +177,35 @@ class Release:
         return max(root, float(np.float32(root))) if self.kind == "countsketch" else root
 
     @property
-    def _touched(self) -> int:
-        """Entries that a record can change: one row of a CountSketch, else all."""
-        assert self.columns is not None
+    def entries(self) -> int:
+        """Entries of which a record may change the rounding: one row of a CountSketch, else all."""
+        if self.columns is None:
+            return 0
         return self.columns * (1 if self.kind == "countsketch" else self.rows)
 
     @property
-    def distance(self) -> float:
-        """Total variation between noise as sampled and its law; 0 unless it is discrete."""
+    def off(self) -> tuple[float, float]:
+        """How far the release is from the ideal one: μ, and total variation beside it."""
         if self.columns is None:
-            return 0.0
-        return self.clients * self.rows * self.columns * SAMPLER
+            return 0.0, 0.0
+        own = self.noise_std / math.sqrt(self.clients)
+        grid = fine_grid(own) if self.grid is None else self.grid
+        mu = closeness(self.entries, self.noise_std / grid, self.clients)
+        return mu, self.clients * self.entries * TAIL
 
     def epsilon(self, delta: float) -> float:
         """The least ε ≥ 0 with which the release is (ε, δ)-private.
 
-        Exact, but for discrete noise, where it is an upper bound.
+        Exact, but for discrete noise, where it is an upper bound, mostly by less than 1 %.
 
         Raises:
             DtypeError, ArgumentError: delta is not in (0, 1), or no ε ≤ 10^6 gives it.
         """
         delta = expect_delta("privacy.epsilon", delta)
-        if self.grid is not None:
-            return bounded_epsilon((self,), delta)
+        if self.columns is not None:
+            from pyfed.coded.privacy_composed import composed_epsilon
+
+            return composed_epsilon((self,), delta)
         if self.delta(0.0) <= delta:
             return 0.0
         found = None if self.secret else gaussian_epsilon(self.ratio, delta)
@@ -228,14 +225,18 @@ class Release:
             DtypeError, ArgumentError: epsilon is negative or not finite.
         """
         epsilon = expect_not_negative("privacy.delta", "epsilon", epsilon)
+        if self.columns is not None:
+            from pyfed.coded.privacy_composed import composed_delta
+
+            return composed_delta((self,), epsilon)
         if self.secret:
             return secret_delta(self.rows, self.ratio, epsilon)
-        if self.grid is None:
-            return gaussian_delta(self.ratio, epsilon)
-        return bounded_delta((self,), epsilon)
+        return gaussian_delta(self.ratio, epsilon)
 
     def renyi(self, order: float) -> float:
         """Rényi divergence of order α > 1 between neighbours, of the worse direction; may be ∞.
+
+        Of ideal noise.
 
         Raises:
             DtypeError, ArgumentError: order is not a finite number above 1.
@@ -243,42 +244,31 @@ class Release:
         order = expect_number("privacy.renyi", "order", order)
         if order <= 1:
             raise ArgumentError(f"privacy.renyi: order is {order}; it must be above 1")
-        return float(_curve((self,), np.array([order]))[0])
+        from pyfed.coded.privacy_composed import curve_of
+
+        return float(curve_of((self,), np.array([order]))[0])
 
 
-def _curve(releases: tuple[Release, ...], orders: Vector) -> Vector:
-    secret = [(release.rows, release.ratio) for release in releases if release.secret]
-    return composed_curve(orders, secret, sum(r.ratio**2 for r in releases if not r.secret))
-
-
-def _orders(releases: tuple[Release, ...]) -> Vector:
-    return renyi_orders(min((1 + 1 / r.ratio for r in releases if r.secret), default=math.inf))
-
-
-def bounded_delta(releases: tuple[Release, ...], epsilon: float) -> float:
-    """δ at ε of releases together, by the sum of their Rényi curves and what sampling adds."""
-    orders = _orders(releases)
-    exact = renyi_delta(orders, _curve(releases, orders), epsilon)
-    distance = sum(release.distance for release in releases)
-    return min(1.0, exact + (1 + math.exp(min(epsilon, 700.0))) * distance) if distance else exact
-
-
-def bounded_epsilon(releases: tuple[Release, ...], delta: float) -> float:
-    """ε at δ of releases together, by the sum of their Rényi curves and what sampling adds."""
-    orders = _orders(releases)
-    curve = _curve(releases, orders)
-    distance = sum(release.distance for release in releases)
-    epsilon = 0.0
-    for _ in range(_ROUNDS):
-        # Of δ sampling takes (1 + e^ε) of its distance, which grows with the ε that the rest gives.
-        rest = delta - (1 + math.exp(min(epsilon, 700.0))) * distance
-        if rest <= 0:
-            break
-        found = renyi_epsilon(orders, curve, rest)
-        if found <= epsilon * (1 + 1e-9):
-            return max(epsilon, found)
-        epsilon = found
-    raise ArgumentError(
-        f"privacy.epsilon: delta is {delta}; it must be larger for this noise and grid: sampling "
-        f"takes (1 + e^epsilon) · {distance:.3g} of it"
+def release_of(coded: CodedDataset, colluders: int, column_norm: float | None) -> Release:
+    """See :meth:`CodedDataset.release`."""
+    op = "CodedDataset.release"
+    expect_int(op, "colluders", colluders, 0, coded.clients)
+    if coded.record_norm is None:
+        raise ArgumentError(
+            f"{op}: record_norm is None; a guarantee is about records of a known norm: encode with "
+            "record_norm="
+        )
+    if coded.grid == 0:
+        raise ArgumentError(
+            f"{op}: the noise is continuous, or there is none; encode with noise_std > 0 and "
+            "noise='discrete'"
+        )
+    honest = coded.clients - colluders
+    return Release(
+        *(coded.rows, coded.noise_std * math.sqrt(honest / coded.clients), coded.record_norm),
+        *(not coded.public, coded.kind),
+        column_norm=column_norm,
+        columns=coded.features + coded.outputs,
+        grid=coded.grid,
+        clients=honest,
     )

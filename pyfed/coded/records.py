@@ -55,10 +55,8 @@ def expect_probability(op: str, name: str, value: object) -> float:
     """``value`` as a float; raises unless it lies in (0, 1]."""
     number = expect_number(op, name, value)
     if not 0 < number <= 1:
-        raise ArgumentError(
-            f"{op}: {name} is {value}; an arrival probability must be in (0, 1]: leave out a "
-            "client that never arrives"
-        )
+        hint = ": leave out a client that never arrives" if number == 0 else ""
+        raise ArgumentError(f"{op}: {name} is {value}; a probability must be in (0, 1]{hint}")
     return number
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from pyfed.checks import expect_int
+from pyfed.checks import expect_int, expect_tensor
 from pyfed.coded.dataset import CodedDataset
-from pyfed.coded.records import expect_not_negative, expect_positive, expect_probability
+from pyfed.coded.plain import plain
+from pyfed.coded.records import expect_not_negative, expect_number, expect_positive
 from pyfed.errors import ArgumentError, DtypeError
 
 if TYPE_CHECKING:
@@ -38,15 +39,22 @@ class SCFL:
     - "adaptive": "convex" with α* = V_s/(V_s + V_c), of running estimates of both variances. They
       are those of earlier rounds: an α that depended on who arrives would bias the sum.
 
+    Both parts must be of the same clients, or those in one of them alone count for less. A server
+    refuses a coded sum of fewer sets than ``arrival`` has clients, and, but for "complement", of
+    more.
+
     With ``local_steps`` > 1 (periodic averaging) a client returns the sum of the gradients along
     its own steps, and the server does the same on the coded data. That is unbiased to first order
     in the step size only: the error of the coded Hessian H̃ does not average out of H̃², so a bias
-    of order lr²/c stays.
+    of order lr²/c stays. The ridge acts once in a round, as τλW.
 
     Args:
         rule: how the two parts are put together.
-        arrival: p_i in (0, 1] of every client, as a list, or as a dict for some clients; one that
-            never arrives has no place in it, and its records are in the code with ``arrival=0``.
+        arrival: p_i in (0, 1] of every client, as a list, or as a dict for some clients. One that
+            never arrives has no place in it: under "complement" its records are in the code with
+            ``arrival=0``; the other rules cannot make up for it, and a server refuses its set
+            (but for "convex" with α = 0). One whose coded set was lost must encode again, under a
+            fresh key or stream, or be left out here, which leaves its records out.
         lr: the step on the mean gradient: W ← W − (lr/m)·(g + λW), for m records in all.
         ridge: λ, which acts between rounds; "least": as little as the guard asks for.
         alpha: α of "convex", in [0, 1]; of "adaptive" that of the first round.
@@ -129,17 +137,27 @@ class SCFL:
             float32 (features, outputs).
 
         Raises:
-            DtypeError, ArgumentError: a client is unknown, or a gradient has another dtype or
-                shape or is not finite.
+            DtypeError: something has a wrong type or dtype.
+            ArgumentError: a client is unknown, α is out of range, or a gradient has another shape
+                or is not finite.
         """
-        for client, gradient in gradients.items():
-            self._expect_gradient(client, gradient, coded_gradient)
+        expect_tensor("SCFL.aggregate", "coded_gradient", coded_gradient, torch.float32)
+        if not bool(torch.isfinite(coded_gradient).all()):
+            raise ArgumentError("SCFL.aggregate: coded_gradient is not finite")
+        if alpha is not None and expect_not_negative("SCFL.aggregate", "alpha", alpha) > 1:
+            raise ArgumentError(f"SCFL.aggregate: alpha is {alpha}; it must be in [0, 1]")
+        self.expect_gradients(gradients, coded_gradient)
+        return self.combined(gradients, coded_gradient, self.alpha if alpha is None else alpha)
+
+    def combined(
+        self, gradients: Mapping[int, torch.Tensor], coded_gradient: torch.Tensor, share: float
+    ) -> torch.Tensor:
+        """As :meth:`aggregate`, of arguments that have been checked; ``share`` is α."""
         if self.rule == "complement":
             total = coded_gradient.clone()
             for client in sorted(gradients):
                 total += gradients[client]
             return total
-        share = self.alpha if alpha is None else alpha
         total = (1 - share) * coded_gradient
         for client in sorted(gradients):
             total += gradients[client] * (share / self.probabilities[client])
@@ -177,14 +195,23 @@ class SCFL:
 
     def expect_client(self, client: object) -> float:
         """The p of a client; raises unless there is such a one."""
-        if isinstance(client, bool) or not isinstance(client, int):
+        number = plain(client)
+        if isinstance(number, bool) or not isinstance(number, int):
             raise DtypeError(f"SCFL: a client is {type(client).__name__}; it must be an int")
-        if client not in self.probabilities:
+        if number not in self.probabilities:
             raise ArgumentError(
                 f"SCFL: client {client} has no probability in arrival, which is of "
                 f"{len(self.probabilities)} clients"
             )
-        return self.probabilities[client]
+        return self.probabilities[number]
+
+    def expect_gradients(self, gradients: object, like: torch.Tensor) -> None:
+        """Raise unless these are gradients of known clients, of the shape of ``like``."""
+        if not isinstance(gradients, Mapping):
+            kind = type(gradients).__name__
+            raise DtypeError(f"SCFL: gradients is {kind}; it must be a dict, client → gradient")
+        for client, gradient in gradients.items():
+            self._expect_gradient(client, gradient, like)
 
     def _expect_gradient(self, client: object, gradient: object, like: torch.Tensor) -> None:
         self.expect_client(client)
@@ -211,9 +238,19 @@ def _probabilities(arrival: object) -> dict[int, float]:
     else:
         kind = type(arrival).__name__
         raise DtypeError(f"SCFL: arrival is {kind}; it must be a list of probabilities or a dict")
+    pairs = [(plain(client), p) for client, p in pairs]
     for client, _ in pairs:
         expect_int("SCFL", "a client in arrival", client, 0, 2**31)
-    return {client: expect_probability("SCFL", f"arrival[{client}]", p) for client, p in pairs}
+    return {client: _probability(client, p) for client, p in pairs}
+
+
+def _probability(client: int, given: object) -> float:
+    """The p of a client; raises unless it is in (0, 1]."""
+    p = expect_number("SCFL", f"arrival[{client}]", plain(given))
+    if not 0 < p <= 1:
+        advice = "" if p else ": leave out a client that never arrives"
+        raise ArgumentError(f"SCFL: arrival[{client}] is {p}; it must be in (0, 1]{advice}")
+    return p
 
 
 def batch_of(seed: int, place: int, count: int, size: int) -> torch.Tensor:

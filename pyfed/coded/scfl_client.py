@@ -8,6 +8,7 @@ import torch
 
 from pyfed.checks import expect_int, expect_tensor
 from pyfed.coded.dataset import CodedDataset, Kind
+from pyfed.coded.plain import plain
 from pyfed.coded.records import expect_records
 from pyfed.coded.scfl import SCFL, batch_of
 from pyfed.errors import ArgumentError
@@ -25,7 +26,7 @@ class SCFLClient:
     def __init__(self, settings: SCFL, index: int, x: torch.Tensor, y: torch.Tensor) -> None:
         self._settings = settings
         self._arrival = settings.expect_client(index)
-        self.index = index
+        self.index: int = plain(index)
         self._x, self._y = expect_records("SCFL.client", x, y)
         self.samples = len(self._x)
         batch = settings.client_batch
@@ -44,7 +45,7 @@ class SCFLClient:
         record_norm: float | None = None,
         on_large: Literal["clip", "refuse"] = "refuse",
         public: bool = False,
-        noise: Literal["gaussian", "discrete"] = "gaussian",
+        noise: Literal["discrete", "gaussian"] = "discrete",
         grid: float | None = None,
         stream: int = 0,
     ) -> CodedDataset:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 
 from pyfed.checks import expect_tensor
 from pyfed.coded.dataset import CodedDataset
+from pyfed.coded.guard import RoundMap
 from pyfed.coded.scfl import SCFL, batch_of
 from pyfed.coded.spectrum import expect_coded, extreme_eigenvalues
 from pyfed.coded.variance import best_alpha
@@ -38,6 +40,7 @@ class SCFLServer:
                 f"{'weights of √(1 − p)' if coded.complement else 'weights of 1'}; encode with "
                 "arrival=p for 'complement' and without it for the others"
             )
+        _expect_all_clients(settings, coded)
         shape = (coded.features, coded.outputs)
         if weight is None:
             weight = torch.zeros(shape, device=coded.device)
@@ -64,31 +67,44 @@ class SCFLServer:
         """The ridge; raises when the mean of W would diverge.
 
         What the clients add to the Hessian is positive semidefinite, and may be 0 in any
-        direction, so the coded part must not be negative by itself; its share is 1, or 1 − α.
+        direction, so the coded part must not make W grow by itself; its share is 1, or 1 − α.
         """
         s, coded = self._settings, self._coded
-        most = 1 - s.alpha if s.rule == "convex" else 1.0
-        least = 0.0 if s.rule == "adaptive" else most
         if not s.guard and s.ridge != "least":
             return float(s.ridge)
+        most = 1 - s.alpha if s.rule == "convex" else 1.0
+        least = 0.0 if s.rule == "adaptive" else most
         self.spectrum = low, high = extreme_eigenvalues(coded)
-        needed = max(0.0, -most * low)
+        turn = RoundMap(low, high, least, most, s.local_steps)
+        step = s.lr / coded.samples
+        needed = turn.least_ridge(step)
         ridge = MARGIN * needed if s.ridge == "least" else float(s.ridge)
-        if not s.guard:
+        if not s.guard and math.isfinite(ridge):
             return ridge
+        rounds = f"lr is {s.lr:g} with {s.local_steps} local steps"
         if ridge < needed:
+            advice = (
+                f"use ridge ≥ {needed:.6g} or ridge='least', less noise, more rows, or "
+                "rule='convex' with a larger alpha"
+            )
+            if turn.too_long(step, needed):
+                longest = turn.longest(step, None) * coded.samples
+                advice = (
+                    f"no ridge makes up for it as {rounds}: take less noise, more rows, fewer "
+                    f"local_steps, or ridge='least' and lr < {longest:.6g}"
+                )
             raise ArgumentError(
                 f"SCFL.server: W would diverge: the coded Hessian X̃ᵀX̃/c − σ²I has an eigenvalue "
-                f"near {low:.6g} (σ² = {coded.noise_variance:.6g}, {coded.rows} rows, "
-                f"{coded.features} features), times its share {most:g}; use ridge ≥ {needed:.6g} "
-                "or ridge='least', less noise, more rows, or rule='convex' with a larger alpha"
+                f"near {low:.6g} (σ² = {coded.variance:.6g}, {coded.rows} rows, "
+                f"{coded.features} features), times its share {most:g}; {advice}"
             )
-        top = least * high + ridge
-        if s.lr * top >= 2 * coded.samples:
+        if turn.too_long(step, ridge):
+            fewer = "take fewer local_steps, or " if s.local_steps > 1 else ""
+            longest = turn.longest(step, None if s.ridge == "least" else ridge) * coded.samples
             raise ArgumentError(
-                f"SCFL.server: W would diverge: lr is {s.lr:g}, and the coded Hessian with its "
-                f"ridge has an eigenvalue up to {top:.6g} over {coded.samples} records; use "
-                f"lr < {2 * coded.samples / top:.6g}"
+                f"SCFL.server: W would diverge: {rounds}, and the coded Hessian has eigenvalues "
+                f"from {low:.6g} to {high:.6g} over {coded.samples} records, times its share "
+                f"{least:g}, beside a ridge of {ridge:.6g}; {fewer}use lr < {longest:.6g}"
             )
         return ridge
 
@@ -119,9 +135,11 @@ class SCFLServer:
         mean = x.T @ residual / len(x)
         variance = 0.0
         if s.rule == "adaptive":
-            spread, energy = residual.square().sum() / len(x), x.square().sum() / len(x)
-            variance = float(spread * energy + mean.square().sum()) / len(x)
-        return mean - coded.noise_variance * weight, variance
+            wide = torch.float64  # in which the squares of float32 cannot overflow
+            parts = (float(torch.linalg.vector_norm(t, dtype=wide)) for t in (residual, x, mean))
+            spread, energy, bias = (norm**2 for norm in parts)
+            variance = (spread * energy / len(x) ** 2 + bias) / len(x)
+        return mean - coded.variance * weight, variance
 
     def step(self, gradients: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """One round: aggregate what arrived with the coded gradient, and move W.
@@ -137,6 +155,7 @@ class SCFLServer:
             PyfedError: W diverges; nothing has changed.
         """
         s, coded = self._settings, self._coded
+        s.expect_gradients(gradients, self.weight)
         scale = s.lr / coded.samples
         own, total, variance = self.weight, torch.zeros_like(self.weight), 0.0
         for step in range(s.local_steps):
@@ -145,27 +164,29 @@ class SCFLServer:
             variance += spread * s.local_steps  # the same G: errors of the steps add up
             if step + 1 < s.local_steps:
                 own = own - scale * gradient
-        summed = s.aggregate(gradients, total, self.alpha)
+        summed = s.combined(gradients, total, self.alpha)
         summed += (s.local_steps * self.ridge) * self.weight
-        self._expect_no_growth(float(summed.norm()))
+        first = self._expect_no_growth(float(summed.norm()))
         weight = self.weight - scale * summed
         if s.radius is not None:
             weight *= min(1.0, s.radius / max(float(weight.norm()), 1e-30))
         if s.rule == "adaptive":
             self._learn(gradients, variance)
-        self.weight, self.round = weight, self.round + 1
+        self.weight, self.round, self._first = weight, self.round + 1, first
         return self.weight
 
-    def _expect_no_growth(self, norm: float) -> None:
-        """Raise when the gradient is not finite, or has become far larger than the first one."""
-        if self._first is None and 0 < norm < float("inf"):
-            self._first = norm
-        first = 1.0 if self._first is None else self._first
+    def _expect_no_growth(self, norm: float) -> float | None:
+        """The first gradient's norm; raises when this one is not finite, or far larger."""
+        known = self._first
+        if known is None and 0 < norm < float("inf"):
+            known = norm
+        first = 1.0 if known is None else known
         if not norm <= GROWTH * first:  # NaN fails too
             raise PyfedError(
                 f"SCFL: W diverges: in round {self.round} the gradient has norm {norm:.3g}, in the "
                 f"first it had {first:.3g}; use a smaller lr, more ridge or less noise"
             )
+        return known
 
     def _learn(self, gradients: Mapping[int, torch.Tensor], coded: float) -> None:
         """Update the variances and so α of the next round.
@@ -180,6 +201,29 @@ class SCFLServer:
             arrivals += (1 / p - 1) / p * float(gradient.to(torch.float64).square().sum())
         keep = self._settings.decay
         old_c, old_s = self._v_arrivals, self._v_coded
-        self._v_arrivals = arrivals if old_c is None else keep * old_c + (1 - keep) * arrivals
-        self._v_coded = coded if old_s is None else keep * old_s + (1 - keep) * coded
-        self.alpha = best_alpha(self._v_coded, self._v_arrivals)
+        v_c = arrivals if old_c is None else keep * old_c + (1 - keep) * arrivals
+        v_s = coded if old_s is None else keep * old_s + (1 - keep) * coded
+        alpha = best_alpha(v_s, v_c)  # which raises when one is not finite
+        self._v_arrivals, self._v_coded, self.alpha = v_c, v_s, alpha
+
+
+def _expect_all_clients(settings: SCFL, coded: CodedDataset) -> None:
+    """Raise when arrivals and coded sets are of different clients, as far as numbers tell.
+
+    A client that is in one of the two parts alone would count for less than the others.
+    """
+    wanted, found = len(settings.probabilities), coded.clients
+    if found < wanted:
+        raise ArgumentError(
+            f"SCFL.server: coded is the sum of {found} clients' sets, and arrival is of {wanted} "
+            "clients; where a set was lost let its client encode again under a fresh key or "
+            "stream, or drop it from arrival, which leaves its records out"
+        )
+    alone = settings.alpha == 0 and (settings.rule == "convex" or not wanted)
+    if found > wanted and settings.rule != "complement" and not alone:
+        raise ArgumentError(
+            f"SCFL.server: coded is the sum of {found} clients' sets, and arrival is of {wanted} "
+            f"clients; under {settings.rule!r} one that never arrives would count for 1 − α of "
+            "itself: use rule='complement' and let it encode with arrival=0, or 'convex' with "
+            "alpha=0"
+        )

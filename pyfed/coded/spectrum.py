@@ -45,7 +45,7 @@ def extreme_eigenvalues(coded: CodedDataset, steps: int = STEPS) -> tuple[float,
     expect_coded("extreme_eigenvalues", coded)
     expect_int("extreme_eigenvalues", "steps", steps, 1, 2**31)
     x = coded.x.to(torch.float64)
-    sigma2, rows = coded.noise_variance, coded.rows
+    sigma2, rows = coded.variance, coded.rows
     known = sigma2 == 0 or rows < coded.features
     # With σ = 0 the least one is at least 0; with few rows some direction is in no row.
 
@@ -128,7 +128,7 @@ def coded_solution(coded: CodedDataset, ridge: float = 0.0) -> torch.Tensor:
     extra = expect_number("coded_solution", "ridge", ridge)
     x, y = coded.x.to(torch.float64), coded.y.to(torch.float64)
     hessian = x.T @ x / coded.rows
-    hessian.diagonal().add_(extra - coded.noise_variance)
+    hessian.diagonal().add_(extra - coded.variance)
     factor, failed = torch.linalg.cholesky_ex(hessian)
     if int(failed):
         least = float(torch.linalg.eigvalsh(hessian)[0])

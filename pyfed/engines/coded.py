@@ -45,10 +45,16 @@ def simulate_coded(
 
     So a guarantee may count the noise of all of them: with N clients each adds σ²/N. Those whose
     set is lost take their noise with them; plan for the fewest that the protocol completes with,
-    and remember that whoever colludes with the server can subtract its own noise.
+    and remember that whoever colludes with the server can subtract its own noise:
+    ``result.coded.release(colluders=T)`` counts both.
 
-    Rounding to fixed-point steps of 1/scale is unbiased and adds at most 1/(4·scale²) per client to
-    the variance of an entry, which is not counted; with discrete noise nothing is rounded.
+    A set goes into one sum alone. From two sums with the same sets and other losses the server
+    subtracts one client's set, with that client's noise only; after a sum that was made or begun,
+    sets are encoded anew, with another key or stream, and the releases compose.
+
+    With discrete noise, whose grid is that of the fixed-point form, nothing is rounded. Rounding
+    continuous noise to steps of 1/scale is unbiased and adds at most 1/(4·scale²) per client to the
+    variance of an entry, which is not counted, and not part of any guarantee.
 
     Args:
         protocol: LightSecAgg, SwiftAgg or SecAggPlus, with ``length`` = rows · (features +
@@ -72,11 +78,11 @@ def simulate_coded(
         >>> from pyfed.coded import CodedDataset, simulate_coded
         >>> from pyfed.secagg import LightSecAgg
         >>> x, y = torch.randn(4, 10, 2), torch.randn(4, 10)
-        >>> sets = [
-        ...     CodedDataset.encode(x[i], y[i], 4, pyfed.Key.generate(), noise_std=1.0)
-        ...     for i in range(4)
-        ... ]
         >>> fixed = pyfed.FixedPoint(clip=64.0, bits=24, clients=4)
+        >>> noise = dict(noise_std=1.0, grid=1 / fixed.scale)
+        >>> sets = [
+        ...     CodedDataset.encode(x[i], y[i], 4, pyfed.Key.generate(), **noise) for i in range(4)
+        ... ]
         >>> protocol = LightSecAgg(clients=4, privacy=1, dropouts=1, length=12, fixed=fixed)
         >>> result = simulate_coded(protocol, sets, drop={"upload": {3}})
         >>> plain = CodedDataset.total(sets[:3])

@@ -15,6 +15,8 @@ from pyfed.op import Op
 from pyfed.ops.clients import check_starts
 from pyfed.ops.discrete import discrete_gaussian_op
 from pyfed.ops.sketch_arguments import (
+    describe,
+    describe_values,
     expect_flag,
     expect_kind,
     expect_noise,
@@ -44,15 +46,21 @@ def _starts(starts: torch.Tensor | None, samples: int, like: torch.Tensor) -> to
 def _finished(
     out: torch.Tensor, key: torch.Tensor | None, noise_std: float, grid: float, stream: int
 ) -> torch.Tensor:
-    """With a grid the multiples of it nearest to ``out``, plus discrete Gaussian ones."""
+    """With a grid the multiples of it nearest to ``out``, plus discrete Gaussian ones.
+
+    The sums, which noise is to hide, and the noise are wiped wherever they were.
+    """
     if grid == 0 or out.numel() == 0:
         return out
     for number, client in enumerate(out.view(-1, *out.shape[-2:])):
         noise = discrete_gaussian_op.torch_op(
             key, noise_std / grid, client.numel(), stream + number, 0
         )
-        steps = torch.round(client.to(torch.float64) / grid) + noise.reshape(client.shape)
-        client.copy_(steps * grid)
+        wide = client.to(torch.float64)
+        wide.div_(grid).round_().add_(noise.reshape(client.shape)).mul_(grid)
+        client.copy_(wide)
+        for secret in (wide, noise):
+            secret.zero_()
     return out
 
 
@@ -106,29 +114,12 @@ def _sketch_fake(
     return x.new_empty(_shape(x, starts, rows, transpose))
 
 
-def _describe(names: list[str], args: tuple[Any, ...]) -> str | None:
-    """What an op says of values of x that are not finite, and of starts that do not fit."""
-    x, starts = (args[names.index(name)] for name in ("x", "starts"))
-    samples = args[names.index("rows")] if args[names.index("transpose")] else len(x)
-    bad = torch.nonzero(~torch.isfinite(x))
-    if len(bad):
-        first = tuple(bad[0].tolist())
-        return (
-            f"sketch: in x {len(bad)} of {x.numel()} elements are NaN or infinite; the first is "
-            f"{x[first].item()} at index {first}"
-        )
-    return (
-        f"sketch: starts is {starts.tolist()}; it must be ascending from 0 to {samples}, the "
-        "number of samples"
-    )
-
-
 sketch_op = Op(
     "sketch(Tensor x, Tensor? seed, Tensor? key, Tensor? starts, SymInt rows, int kind, int stream,"
     " float noise_std, float grid, bool transpose) -> Tensor",
     fake=_sketch_fake,
     reference=_sketch_reference,
-    describe=_describe,
+    describe=describe,
 )
 
 
@@ -201,9 +192,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
 def _backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     """The transposed matrix times the gradient, which no noise touches."""
     kind, stream, transpose = ctx.settings
-    dx = sketch_op.torch_op(
-        *(grad, *ctx.saved_tensors, ctx.height, kind, stream, 0.0, 0.0, not transpose)
-    )
+    try:
+        dx = sketch_op.torch_op(
+            *(grad, *ctx.saved_tensors, ctx.height, kind, stream, 0.0, 0.0, not transpose)
+        )
+    except ArgumentError as error:  # which knows the gradient as x
+        told = describe_values("the gradient of the result", grad)
+        raise ArgumentError(told or str(error)) from None
     return (dx, *[None] * 9)
 
 
@@ -234,7 +229,8 @@ def sketch(
 
     The sums are float32, added in any order: each is off by at most γ Σ_j abs(G[r, j] x[j, f]) with
     γ = n u / (1 - n u), n = samples + 2, u = 2^-24, and noise of standard deviation s by 2 u more
-    of what it is. It is differentiable in ``x``; the gradient is the transposed sketch.
+    of what it is; and 2^-133 for each abs(G[r, j]) more, as numbers below 2^-110 lose bits on
+    tensor cores. It is differentiable in ``x``, backward; the gradient is the transposed sketch.
 
     Args:
         x: float32 (samples, features); with ``transpose`` (rows of G, features), and with
@@ -250,7 +246,7 @@ def sketch(
             ChaCha20), so that nobody without it knows G.
         noise: ``"gaussian"``, in float32; or ``"discrete"``, where the result is
             grid · (round(G x / grid) + D), D :func:`discrete_gaussian` of parameter
-            noise_std / grid.
+            noise_std / grid, and G x the float32 sum, with its error.
         grid: of discrete noise, a power of two.
         transpose: multiply by Gᵀ.
         starts: int64 (clients + 1,), ascending from 0 to the number of samples: x holds the samples

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from pyfed.checks import INDICES, STREAMS, expect_device, expect_int, expect_key, expect_tensor
@@ -19,7 +21,9 @@ _POWERS = frozenset(2.0**exponent for exponent in range(-100, 101))
 def sketch_seed(key: Key) -> int:
     """The public seed of a key's sketches: who has it can make G, and learns nothing of the key.
 
-    It is the first 8 bytes, little-endian, of ``key.derive("sketch")``.
+    It is the first 8 bytes, little-endian, of ``key.derive("sketch")``. As an int that a hash gives
+    it cannot be part of a compiled graph: call it before ``torch.compile(..., fullgraph=True)``,
+    where :func:`sketch` takes the seed, or the key itself.
 
     Args:
         key: the secret key, which also makes the noise.
@@ -99,6 +103,8 @@ def sketch_words(
 
 def expect_noise(op: str, noise_std: object, noise: object, grid: object) -> tuple[float, float]:
     """The standard deviation, and the grid of discrete noise, which is 0 for continuous."""
+    if not isinstance(noise, str):
+        raise DtypeError(f"{op}: noise is {type(noise).__name__}; it must be a str")
     if noise not in ("gaussian", "discrete"):
         raise ArgumentError(f"{op}: noise is {noise!r}; it must be 'gaussian' or 'discrete'")
     if isinstance(noise_std, bool) or not isinstance(noise_std, int | float):
@@ -158,3 +164,25 @@ def _clients(op: str, starts: object, like: torch.Tensor) -> int:
     if starts.device != like.device:
         raise ArgumentError(f"{op}: starts is on {starts.device}; x is on {like.device}")
     return len(starts) - 1
+
+
+def describe_values(name: str, x: torch.Tensor) -> str | None:
+    """What is said of values that are not finite; None when all are."""
+    bad = torch.nonzero(~torch.isfinite(x))
+    if not len(bad):
+        return None
+    first = tuple(bad[0].tolist())
+    return (
+        f"sketch: in {name} {len(bad)} of {x.numel()} elements are NaN or infinite; the first is "
+        f"{x[first].item()} at index {first}"
+    )
+
+
+def describe(names: list[str], args: tuple[Any, ...]) -> str | None:
+    """What an op says of values of x that are not finite, and of starts that do not fit."""
+    x, starts = (args[names.index(name)] for name in ("x", "starts"))
+    samples = args[names.index("rows")] if args[names.index("transpose")] else len(x)
+    return describe_values("x", x) or (
+        f"sketch: starts is {starts.tolist()}; it must be ascending from 0 to {samples}, the "
+        "number of samples"
+    )

@@ -95,6 +95,15 @@ def test_random_measured_rounds_have_no_better_load() -> None:
         assert value >= max(every) * (1 - 1e-12)
 
 
+def test_a_load_that_a_rounding_hides_competes_as_what_it_is() -> None:
+    # Six rounds have time for exactly 3 records, though time over cost is below 3 as floats; four
+    # others have time for so many that no load but 3 returns 30 of ten rounds.
+    deadline = 3 * 0.35
+    assert deadline / 0.35 < 3
+    costs = [deadline / load for load in (26.5, 13.5, 9.5, 7.5)] + [0.35] * 6
+    assert best_load(MeasuredDelays([0.0] * 10, costs), deadline, 100) == (3.0, 3.0)
+
+
 @pytest.mark.parametrize("ratio", [1e-9, 1e-4, 0.03, 1.0, 2.0, 40.0, 600.0])
 def test_the_closed_form_is_that_of_lambert(ratio: float) -> None:
     a, b, left = 0.02 * ratio, 0.02, 1.5
@@ -163,6 +172,16 @@ def test_an_allocation_by_hand() -> None:
     assert found.arrival == [1.0, 1.0]
 
 
+def test_numbers_of_records_may_be_numpys() -> None:
+    models = fleet(np.random.default_rng(1), 3)
+    wanted = allocate(models, [40, 30, 20], 25)
+    found = allocate(models, np.array([40, 30, 20]), np.int64(25))
+    assert found == wanted
+    assert all(type(count) is int for count in (*found.records, found.rows))
+    assert found.record_arrival(np.int64(1)).equal(wanted.record_arrival(1))
+    assert best_load(models[0], 2.0, np.int32(30)) == best_load(models[0], 2.0, 30)
+
+
 def test_more_coded_rows_never_make_a_round_longer() -> None:
     models = fleet(np.random.default_rng(1), 3)
     deadlines = [allocate(models, [40, 40, 40], rows).deadline for rows in range(1, 120, 13)]
@@ -201,6 +220,11 @@ GOOD = DelayModel(0.1)
         (lambda: allocate([GOOD], [1, 2], 1), ValueError, "allocate: records has 2 entries"),
         (lambda: allocate([], [], 1), ValueError, "allocate: records has 0 entries; it must"),
         (lambda: allocate([3], [5], 1), TypeError, "allocate: models holds a int; it must"),
+        (lambda: allocate(GOOD, [5], 1), TypeError, "allocate: models is DelayModel; it must be a"),
+        (lambda: allocate([GOOD], 5, 1), TypeError, "allocate: records is int; it must be a seq"),
+        (lambda: allocate([GOOD], "5", 1), TypeError, "allocate: records is str"),
+        (lambda: allocate([GOOD], np.array([5.0]), 1), TypeError, "allocate: records is float"),
+        (lambda: expected_return(GOOD, 1.0, -5), ValueError, "expected_return: load is -5"),
         (lambda: allocate([GOOD], [-5], 1), ValueError, "allocate: records is -5"),
         (lambda: allocate([GOOD], [5.0], 1), TypeError, "allocate: records is float"),
         (lambda: allocate([GOOD], [5], 0), ValueError, "allocate: rows is 0; it must be in .1, 5."),

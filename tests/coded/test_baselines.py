@@ -48,10 +48,58 @@ def test_waiting_needs_everybody() -> None:
 
 def test_wrong_probabilities_are_refused() -> None:
     for p in (0.0, 1.5, math.nan):
-        with pytest.raises(ArgumentError, match="p is"):
+        with pytest.raises(ArgumentError, match="p of client 0 is"):
             inverse_probability({0: torch.ones(1)}, [p])
     with pytest.raises(ArgumentError, match="gradients is empty"):
         inverse_probability({}, [0.5])
+
+
+ONE, PAIR = torch.ones(1), {0: torch.ones(1), 1: torch.ones(1)}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: drop_stragglers({3: ONE}, [1, 2]), ArgumentError, "client 3 sent .* in samples"),
+        (lambda: drop_stragglers(PAIR, [0, 0]), ArgumentError, r"clients \[0, 1\] are 0; one that"),
+        (lambda: drop_stragglers(PAIR, [1, -1]), ArgumentError, r"samples\[1\] is -1"),
+        (lambda: drop_stragglers(PAIR, [1, 0.5]), DtypeError, r"samples\[1\] is float"),
+        (lambda: drop_stragglers(PAIR, 2), DtypeError, "samples is int; it must be a sequence"),
+        (lambda: drop_stragglers([ONE], [1]), DtypeError, "gradients is list; it must be a dict"),
+        (lambda: drop_stragglers({0: [1.0]}, [1]), DtypeError, r"gradients\[0\] is list"),
+        (
+            lambda: drop_stragglers({0: ONE, 1: torch.ones(2)}, [1, 1]),
+            ArgumentError,
+            r"gradients\[1\] is torch.float32 of shape \(2,\) on cpu; another one .* shape \(1,\)",
+        ),
+        (lambda: wait_for_all({}, []), ArgumentError, "clients is empty"),
+        (lambda: wait_for_all({}, 3), DtypeError, "clients is int"),
+        (lambda: wait_for_all(PAIR, [0]), ArgumentError, "client 1 sent a gradient .* in clients"),
+        (lambda: wait_for_all({0: ONE, 1: ONE.double()}, [0, 1]), ArgumentError, "is torch.float6"),
+        (
+            lambda: inverse_probability({3: ONE}, [0.1, 0.2]),
+            ArgumentError,
+            "client 3 sent a gradient and is not in arrival, which is of 2 clients",
+        ),
+        (lambda: inverse_probability({0: ONE}, {1: 0.5}), ArgumentError, "client 0 sent"),
+        (lambda: inverse_probability({0: ONE}, 0.5), DtypeError, "arrival is float"),
+        (
+            lambda: inverse_probability({0: ONE * math.nan}, [0.1]),
+            ArgumentError,
+            r"gradients\[0\] is not finite",
+        ),
+    ],
+)
+def test_what_a_baseline_cannot_use_is_named(call, error, text) -> None:
+    with pytest.raises(error, match=text):
+        call()
+
+
+def test_baselines_take_numpys_numbers() -> None:
+    both = {np.int64(0): ONE, np.int64(1): ONE}
+    assert drop_stragglers({np.int64(1): ONE}, np.array([3, 9])).item() == pytest.approx(12 / 9)
+    assert wait_for_all(both, np.arange(2)).item() == 2
+    assert inverse_probability(both, np.array([0.5, 0.25])).item() == 6
 
 
 def scheme_of(given: Problem, rows: int) -> CodedFedL:
@@ -102,7 +150,8 @@ def test_wrong_records_of_codedfedl_are_refused() -> None:
 def test_statistics_without_noise_give_the_ridge_solution() -> None:
     given = problem(clients=2, samples=30)
     parts = [
-        PrivateStatistics.encode(x, y, 0.0, KEY) for x, y in zip(given.x, given.y, strict=True)
+        PrivateStatistics.encode(x, y, 0.0, KEY.derive("client", i))
+        for i, (x, y) in enumerate(zip(given.x, given.y, strict=True))
     ]
     x, y = torch.cat(given.x).double().numpy(), torch.cat(given.y).double().numpy()
     for ridge in (0.0, 2.5):
@@ -120,12 +169,31 @@ def test_noise_on_statistics_is_symmetric_of_the_stated_size_and_adds_up() -> No
     both = one + two
     assert torch.equal(both.gram, both.gram.T)
     assert both.noise_variance == 25.0
-    upper = both.gram[tuple(torch.triu_indices(152, 152))]
-    assert float(upper.std()) == pytest.approx(5.0, rel=0.05)
+    above = both.gram[tuple(torch.triu_indices(152, 152, 1))]
+    assert float(above.std()) == pytest.approx(5.0 / math.sqrt(2), rel=0.05)
     assert float(both.gram.diagonal().std()) == pytest.approx(5.0, rel=0.3)
-    # The bound of its norm that the ridge is made of holds with a wide margin.
     norm = float(torch.linalg.eigvalsh(both.gram[:150, :150]).abs().max())
-    assert norm < math.sqrt(25.0 * 150 * math.log(2 * 150**2 / 0.05))
+    most = 5.0 * (math.sqrt(300) + math.sqrt(2 * math.log(2 / 0.05)))  # what the ridge is made of
+    assert 0.75 * most < norm < most
+
+
+def test_a_record_moves_noisy_statistics_by_its_norm_squared_in_every_direction() -> None:
+    """In units of the noise, τ on the diagonal and τ/√2 above it."""
+    rng = np.random.default_rng(4)
+    for z in (*rng.standard_normal((20, 5)), np.eye(5)[2], np.ones(5)):
+        moved = np.outer(z, z)
+        squared = (np.diag(moved) ** 2).sum() + 2 * (np.triu(moved, 1) ** 2).sum()
+        assert squared == pytest.approx(float(z @ z) ** 2)
+
+
+def test_statistics_of_one_key_are_not_added() -> None:
+    x, y = torch.ones(3, 2), torch.zeros(3)
+    one = PrivateStatistics.encode(x, y, 1.0, KEY)
+    with pytest.raises(ArgumentError, match="noise of one key"):
+        one + PrivateStatistics.encode(x, y, 1.0, KEY)
+    total = one + PrivateStatistics.encode(x, y, 1.0, KEY.derive("other"))
+    with pytest.raises(ArgumentError, match="noise of one key"):
+        total + one
 
 
 def test_the_ridge_of_noisy_statistics_keeps_the_solution_small() -> None:

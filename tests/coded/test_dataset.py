@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from coded_problems import KEY, KINDS, encoded, on_grid, problem
-from pyfed.coded import CodedDataset
+from pyfed.coded import CodedDataset, privacy
+from pyfed.coded.privacy import Release
 from pyfed.errors import ArgumentError, DtypeError, ProtocolError
-from pyfed.ops import sketch_block, sketch_seed
+from pyfed.ops import discrete_gaussian, sketch_block, sketch_seed
 
 
 @pytest.mark.parametrize("public", [True, False])
@@ -36,6 +37,72 @@ def test_features_and_labels_are_both_noised_by_independent_noise_of_the_stated_
     assert coded.noise_std == 2.5
 
 
+@pytest.mark.parametrize("public", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_discrete_noise_is_the_op_s_on_the_rounded_exact_product(kind: str, public: bool) -> None:
+    given = problem(clients=1, samples=9)
+    joint = torch.cat([given.x[0], given.y[0]], 1)
+    g = sketch_block((0, 7), (0, 9), KEY, kind, shape=(7, 9), stream=3, public=public).double()
+    for grid in (2.0**-5, None):
+        coded = CodedDataset.encode(
+            *(*given.x, *given.y, 7, KEY, kind, 3.0), public=public, grid=grid, stream=3
+        )
+        step = coded.grid
+        assert step == (grid or 2.0**-18)
+        noise = discrete_gaussian(7 * 5, 3.0 / step, KEY, stream=3).reshape(7, 5)
+        wanted = step * (torch.round(g @ joint.double() / step) + noise)
+        assert torch.equal(torch.cat([coded.x, coded.y], 1), wanted.float())
+        assert coded.variance == pytest.approx(9.0 + step**2 / 12)
+
+
+def test_a_record_is_not_told_by_the_lowest_bits() -> None:
+    """One record alone has a value in a column; float32 sums there would be coarser with it."""
+    x, y = torch.rand(40, 3) / 4, torch.rand(40) / 4
+    x[:, 2] = 0
+    both = [x, x.clone()]
+    both[1][7, 2] = 0.9
+    shares = []
+    for some in both:
+        coded = CodedDataset.encode(some, y, 2000, KEY, noise_std=0.25)
+        small = coded.x[:, 2][coded.x[:, 2].abs() < 0.01].double() * 2.0**22
+        shares.append(float((small.remainder(2) == 0).double().mean()))
+    assert shares[0] == pytest.approx(shares[1], abs=0.2)
+    assert all(0.2 < share < 0.8 or share == 1.0 for share in shares)
+
+
+def test_a_set_says_what_it_tells_of_a_record() -> None:
+    given = problem(clients=1, samples=9)
+    x, y = given.x[0], given.y[0]
+    own = CodedDataset.encode(x, y, 7, KEY, noise_std=30.0, record_norm=9.0)
+    release = own.release()
+    assert release == Release(7, 30.0, 9.0, columns=5, grid=2.0**-15)
+    assert release.epsilon(1e-5) == pytest.approx(
+        privacy.epsilon(7, noise_std=30.0, record_norm=9.0, delta=1e-5), rel=1e-3
+    )
+    sets = [
+        CodedDataset.encode(x, y, 7, KEY, noise_std=30.0, record_norm=9.0 + i, stream=i)
+        for i in range(4)
+    ]
+    total = CodedDataset.total(sets)
+    honest = 60.0 * math.sqrt(3 / 4)
+    assert total.release(1) == Release(7, honest, 12.0, columns=5, grid=2.0**-15, clients=3)
+    public = CodedDataset.encode(
+        x, y, 7, KEY, "rademacher", noise_std=30.0, record_norm=9.0, public=True
+    )
+    assert not public.release().secret
+    for bad, text in (
+        ({"record_norm": None}, "record_norm is None"),
+        ({"noise_std": 0.0}, "continuous, or there is none"),
+        ({"noise": "gaussian"}, "continuous, or there is none"),
+        ({"kind": "rademacher"}, "secrecy"),
+    ):
+        how = {"noise_std": 30.0, "record_norm": 9.0} | bad
+        with pytest.raises(ArgumentError, match=text):
+            CodedDataset.encode(x, y, 7, KEY, **how).release()
+    with pytest.raises(ArgumentError, match="colluders is 4"):
+        total.release(4)
+
+
 def test_the_key_hides_g_and_another_key_or_stream_gives_another() -> None:
     sets = [encoded(0), encoded(0, key=KEY), encoded(0, stream=1), encoded(0, public=True)]
     for i, one in enumerate(sets):
@@ -51,8 +118,11 @@ def test_a_public_seed_gives_the_g_of_its_key() -> None:
     assert torch.equal(own.x, seeded.x)
     with pytest.raises(DtypeError, match="key is int; it must be"):
         CodedDataset.encode(given.x[0], given.y[0], 4, 5)
-    with pytest.raises(ArgumentError, match="noise needs"):
-        CodedDataset.encode(given.x[0], given.y[0], 4, 5, public=True, noise_std=1.0)
+    for noise in ("discrete", "gaussian"):
+        with pytest.raises(ArgumentError, match="noise needs"):
+            CodedDataset.encode(
+                given.x[0], given.y[0], 4, 5, public=True, noise_std=1.0, noise=noise
+            )
 
 
 def test_records_are_weighted_by_the_root_of_one_minus_p() -> None:
@@ -96,11 +166,13 @@ def test_no_clipped_record_is_above_the_norm_even_after_rounding() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_come_back_as_the_same_set(kind: str) -> None:
-    one = encoded(0, kind=kind, arrival=0.5, noise_std=1.5) + encoded(1, kind=kind, arrival=0.2)
+    how = {"kind": kind, "noise_std": 1.5, "record_norm": 9.0, "public": kind != "gaussian"}
+    one = encoded(0, arrival=0.5, **how) + encoded(1, arrival=0.2, **how)
     back = CodedDataset.from_bytes(one.to_bytes())
     assert torch.equal(back.x, one.x)
     assert torch.equal(back.y, one.y)
-    for name in ("kind", "noise_variance", "samples", "sources", "complement", "grid", "clients"):
+    names = ("kind", "noise_variance", "samples", "sources", "complement", "grid", "clients")
+    for name in (*names, "public", "record_norm"):
         assert getattr(back, name) == getattr(one, name)
     assert back.to_bytes() == one.to_bytes()
 
@@ -117,6 +189,8 @@ def test_bytes_that_are_not_exactly_a_set_are_refused() -> None:
         CodedDataset.from_bytes("text")
     with pytest.raises(ProtocolError, match="the least is"):
         CodedDataset.from_bytes(data[:40])
+    with pytest.raises(ProtocolError, match="damaged"):
+        CodedDataset.from_bytes(memoryview(data)[::2])
 
     def forged(body: bytes) -> bytes:
         return body + hashlib.sha256(body).digest()
@@ -126,10 +200,14 @@ def test_bytes_that_are_not_exactly_a_set_are_refused() -> None:
     for wrong, reason in (
         (b"x" + body[1:], "must begin with"),
         (body[:13] + b"\x03" + body[14:], "out of range"),
-        (body[:15] + struct.pack("<I", 0) + body[19:], "out of range"),
-        (body[:15] + struct.pack("<I", 2**31) + body[19:], "its header says"),
-        (body[:39] + struct.pack("<d", -1.0) + body[47:], "variance -1.0"),
-        (body[:47] + struct.pack("<d", 0.3) + body[55:], "grid 0.3"),
+        (body[:15] + b"\x02" + body[16:], "out of range"),
+        (body[:16] + struct.pack("<I", 0) + body[20:], "out of range"),
+        (body[:16] + struct.pack("<I", 2**31) + body[20:], "its header says"),
+        (body[:40] + struct.pack("<d", -1.0) + body[48:], "variance -1.0"),
+        (body[:40] + struct.pack("<d", 0.0) + body[48:], "variance 0.0 and grid 0.5"),
+        (body[:48] + struct.pack("<d", 0.3) + body[56:], "grid 0.3"),
+        (body[:56] + struct.pack("<d", -1.0) + body[64:], "record norm is -1.0"),
+        (body[:-4] + struct.pack("<f", 0.25), "no multiple of its grid"),
         (body[:-4] + nan, "NaN or infinite"),
         (body + bytes(4), "its header says"),
     ):
@@ -156,8 +234,15 @@ def test_bytes_that_are_not_exactly_a_set_are_refused() -> None:
         ({"arrival": torch.zeros(6, dtype=torch.int64)}, DtypeError, "arrival has dtype"),
         ({"key": b"secret"}, DtypeError, "key is bytes"),
         ({"stream": -1}, ArgumentError, "stream is -1"),
-        ({"noise": "discrete", "noise_std": 1.0}, DtypeError, "discrete noise needs one"),
-        ({"grid": 0.5}, ArgumentError, "noise 'gaussian' has none"),
+        ({"noise": "normal"}, ArgumentError, "noise is 'normal'"),
+        ({"noise": None}, ArgumentError, "noise is None"),
+        ({"grid": 0.5}, ArgumentError, "only discrete noise has one"),
+        ({"grid": 0.5, "noise": "gaussian", "noise_std": 9.0}, ArgumentError, "only discrete"),
+        ({"grid": "1", "noise_std": 9.0}, DtypeError, "grid is str"),
+        ({"grid": 0.3, "noise_std": 9.0}, ArgumentError, "must be a power of two"),
+        ({"grid": math.inf, "noise_std": 9.0}, ArgumentError, "must be a power of two"),
+        ({"grid": 1.0, "noise_std": 3.9}, ArgumentError, "from 4 to 2\\^20 grids"),
+        ({"grid": 2.0**-18, "noise_std": 4.1}, ArgumentError, "from 4 to 2\\^20 grids"),
     ],
 )
 def test_wrong_arguments_are_refused(more: dict, error: type[Exception], text: str) -> None:

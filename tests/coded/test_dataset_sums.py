@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -33,7 +35,9 @@ def test_a_sum_of_coded_sets_is_the_set_of_all_records_under_matrices_side_by_si
         sets[0] + 1
 
 
-@pytest.mark.parametrize("name", ["rows", "kind", "complement", "features", "outputs", "grid"])
+@pytest.mark.parametrize(
+    "name", ["rows", "kind", "complement", "features", "outputs", "grid", "public"]
+)
 def test_sets_that_differ_do_not_add_up(name: str) -> None:
     x, y = torch.ones(5, 3), torch.ones(5, 2)
     other = {
@@ -43,6 +47,7 @@ def test_sets_that_differ_do_not_add_up(name: str) -> None:
         "features": {"x": x[:, :2]},
         "outputs": {"y": y[:, :1]},
         "grid": {"grid": 0.5},
+        "public": {"public": True},
     }[name]
     one = coded_of(x, y)
     two = coded_of(**({"x": x, "y": y, "sources": frozenset([bytes(7) + b"1"])} | other))
@@ -71,7 +76,7 @@ PROTOCOLS = {
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_sum_in_secret_is_the_plain_sum_up_to_a_step_of_each(name: str) -> None:
-    sets = [encoded(i, noise_std=0.5) for i in range(4)]
+    sets = [encoded(i, noise_std=0.5, noise="gaussian") for i in range(4)]
     fixed = pyfed.FixedPoint(clip=32.0, bits=24, clients=4)
     result = simulate_coded(PROTOCOLS[name](25, fixed), sets, drop={"upload": {2}}, key=KEY)
     assert result.included == {0, 1, 3}
@@ -91,6 +96,33 @@ def test_sets_on_a_grid_are_summed_in_secret_to_the_bit(name: str) -> None:
     result = simulate_coded(PROTOCOLS[name](25, fixed), sets)
     assert torch.equal(result.coded.vector(), CodedDataset.total(sets).vector())
     assert result.coded.grid == 2.0**-4
+
+
+def test_a_sum_in_secret_says_what_it_tells_of_a_record() -> None:
+    fixed = pyfed.FixedPoint(clip=64.0, bits=20, clients=4)
+    how = {"noise_std": 2.0, "record_norm": 9.0, "grid": 1 / fixed.scale}
+    sets = [encoded(i, **how) for i in range(4)]
+    result = simulate_coded(PROTOCOLS["lightsecagg"](25, fixed), sets, drop={"upload": {1}})
+    plain = CodedDataset.total([sets[i] for i in (0, 2, 3)])
+    assert torch.equal(result.coded.vector(), plain.vector())
+    assert result.coded.release(1) == plain.release(1)
+    assert plain.release(1).noise_std == pytest.approx(math.sqrt(8))
+
+
+def test_rounding_that_would_undo_continuous_noise_is_refused() -> None:
+    fixed = pyfed.FixedPoint(clip=32.0, bits=8, clients=4)  # steps of 1/4
+    fine = encoded(0, noise_std=4.0, noise="gaussian")
+    with pytest.raises(ArgumentError, match="rounding to nearest would undo"):
+        fine.residues(fixed, None)
+    assert len(fine.residues(fixed, KEY)) == 25
+    coarse = encoded(0, noise_std=3.9, noise="gaussian")
+    with pytest.raises(ArgumentError, match="at most 1/16 of the noise"):
+        coarse.residues(fixed, KEY)
+    both = CodedDataset.total([fine, encoded(1, noise_std=3.0, noise="gaussian")])
+    with pytest.raises(ArgumentError, match=r"noise_std is 3\.53"):
+        both.residues(fixed, KEY)
+    assert len(encoded(0).residues(fixed, None)) == 25
+    assert len(on_grid(0, 2.0**-5).residues(pyfed.FixedPoint(16.0, 10, 4), None)) == 25
 
 
 def test_residues_add_up_modulo_the_prime_and_come_back() -> None:

@@ -303,6 +303,7 @@ GOOD = {"types": [1.0, 2.0], "shares": [0.5, 0.5], "loss": 1.0, "noise": NOISES[
         ({"loss": "S"}, TypeError, "loss is str"),
         ({"loss": lambda s: -s}, ValueError, "loss goes from .*; it must rise"),
         ({"loss": np.sqrt}, ValueError, "loss is not convex about"),
+        ({"loss": np.sqrt}, ValueError, r".* falls from [\d.]{9,} to [\d.]{9,}; .* in float64"),
         ({"loss": lambda s: np.inf}, ValueError, "loss is inf at"),
         ({"clients": 0}, ValueError, "clients is 0; it must be positive"),
         ({"clients": True}, TypeError, "clients is bool"),

@@ -70,8 +70,8 @@ def test_prediction_for_statistics_is_what_drawn_releases_cost(tau: float, ridge
     x, y = features.double().numpy(), labels.double().numpy()
     seen = []
     for _ in range(draws):
-        upper = np.triu(tau * rng.standard_normal((6, 6)))
-        gram = np.block([x, y]).T @ np.block([x, y]) + upper + np.triu(upper, 1).T
+        square = tau * rng.standard_normal((6, 6)) / 2
+        gram = np.block([x, y]).T @ np.block([x, y]) + square + square.T  # τ, and τ/√2 beside
         seen.append(excess(x, y, np.linalg.solve(gram[:4, :4] + ridge * np.eye(4), gram[:4, 4:])))
     predicted = law.statistics(ridge, tau)
     error = np.std(seen) / math.sqrt(draws)
@@ -106,10 +106,10 @@ def test_perturbation_is_near_the_fall_of_the_least_eigenvalue() -> None:
         drawn: list[list[float]] = [[], []]
         for _ in range(300):
             coded = rng.standard_normal((200, 120)) @ x + sigma * rng.standard_normal((200, 12))
-            upper = np.triu(tau * rng.standard_normal((12, 12)))
+            square = tau * rng.standard_normal((12, 12)) / 2
             changes = (
                 coded.T @ coded / 200 - sigma**2 * np.eye(12) - gram,
-                upper + np.triu(upper, 1).T,
+                square + square.T,
             )
             for falls, change in zip(drawn, changes, strict=True):
                 falls.append(-np.linalg.eigvalsh(root @ change @ root.T)[0])
@@ -146,9 +146,18 @@ def test_table_has_the_noise_of_privacy_and_falls_with_epsilon(secret: bool, kin
     )  # fmt: skip
     for row in found.rows[:-1]:
         assert row.coded.noise_std == privacy.noise(
-            2000, row.epsilon, 1e-6, 12.0, secret, kind, column_norm=column
+            2000,
+            epsilon=row.epsilon,
+            delta=1e-6,
+            record_norm=12.0,
+            secret=secret,
+            kind=kind,
+            column_norm=column,
+            columns=x.shape[1] + y.shape[1],
         )
-        assert row.statistics.noise_std == privacy.statistics_noise(row.epsilon, 1e-6, 12.0)
+        assert row.statistics.noise_std == privacy.statistics_noise(
+            epsilon=row.epsilon, delta=1e-6, record_norm=12.0, columns=x.shape[1] + y.shape[1]
+        )
     assert found.rows[-1].coded.noise_std == found.rows[-1].statistics.noise_std == 0
     for way in ("coded", "statistics"):
         choices = [getattr(row, way) for row in found.rows]

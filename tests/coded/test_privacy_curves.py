@@ -180,13 +180,13 @@ def test_attack_never_beats_the_exact_curve_and_comes_near(
 ) -> None:
     orthogonal = np.eye(3)  # every record of norm 1, XᵀX = I: the worst that a data set can be
     zeroed = np.diag([0.0, 1.0, 1.0])
-    exact = privacy.epsilon(rows, sigma, 1.0, delta)
+    exact = privacy.epsilon(rows, noise_std=sigma, record_norm=1.0, delta=delta)
     proven = attacked(orthogonal, zeroed, rows, sigma, delta, seed=rows)
     assert 0.8 * exact < proven <= exact
     # Where other records lie in the same direction, less can be proven, and λ accounts for it.
     shared = np.concatenate([orthogonal, orthogonal])
     less = attacked(shared, shared[1:], rows, sigma, delta, seed=rows)
-    floor = privacy.epsilon(rows, sigma, 1.0, delta, min_eigenvalue=2.0)
+    floor = privacy.epsilon(rows, noise_std=sigma, record_norm=1.0, delta=delta, min_eigenvalue=2.0)
     assert less <= floor < exact
 
 

@@ -54,7 +54,7 @@ def test_clients_that_always_arrive_lead_to_the_solution_of_their_data() -> None
     given = problem(clients=3, samples=20)
     scfl = SCFL("convex", [1.0] * 3, alpha=1.0)
     clients = given.clients(scfl)
-    server = scfl.server(CodedDataset.encode(torch.cat(given.x), torch.cat(given.y), 40, KEY))
+    server = scfl.server(given.coded(scfl, 40))
     for _ in range(300):
         server.step({i: one.update(server.weight) for i, one in enumerate(clients)})
     x, y = torch.cat(given.x).double().numpy(), torch.cat(given.y).double().numpy()
@@ -98,14 +98,14 @@ def test_the_guard_refuses_what_diverges_and_lets_pass_what_it_says_to_do(
     least = share * np.linalg.eigvalsh(hessian(coded))[0]
     assert least < 0
     with pytest.raises(ArgumentError, match=r"W would diverge: .* use ridge ≥ .* less noise"):
-        SCFL(rule, (), alpha=0.6).server(coded)
+        SCFL(rule, [0.5], alpha=0.6, lr=0.1).server(coded)
     start = torch.randn(6, 2)  # from 0 no full batch reaches a direction that is in no row
-    unguarded = SCFL(rule, (), alpha=0.6, lr=1.0, guard=False).server(coded, start)
+    unguarded = SCFL(rule, [0.5], alpha=0.6, lr=1.0, guard=False).server(coded, start)
     with pytest.raises(PyfedError, match="W diverges: in round"):
         for _ in range(40_000):
             unguarded.step({})
     assert bool(torch.isfinite(unguarded.weight).all())
-    server = SCFL(rule, (), alpha=0.6, ridge="least", lr=0.1).server(coded)
+    server = SCFL(rule, [0.5], alpha=0.6, ridge="least", lr=0.1).server(coded)
     assert -least <= server.ridge <= -1.03 * least + 0.03 * sigma**2
     norms = [float(server.step({}).norm()) for _ in range(2000)]
     assert norms[-1] < 1e6 * max(norms[0], 1e-6)
@@ -145,8 +145,8 @@ def test_adaptive_alpha_comes_near_the_best_one() -> None:
     arrival = [0.3, 0.6, 0.9]
     scfl = SCFL("adaptive", arrival, lr=1e-9, decay=0.999)
     clients = given.clients(scfl)
-    coded = CodedDataset.encode(torch.cat(given.x), torch.cat(given.y), 3000, KEY, noise_std=0.5)
-    server = scfl.server(coded, given.weight)
+    each = 0.5 / math.sqrt(3)
+    server = scfl.server(given.coded(scfl, 3000, noise_std=each), given.weight)
     updates = [one.update(given.weight) for one in clients]
     make = np.random.default_rng(3)
     for _ in range(4000):
@@ -215,12 +215,15 @@ def test_arrivals_may_be_a_list_a_tensor_or_a_dict() -> None:
 
 def test_wrong_updates_are_refused_and_change_nothing() -> None:
     scfl = SCFL("convex", {0: 0.5, 2: 0.5}, alpha=0.5)
-    server = scfl.server(a_set())
+    more = problem(clients=1, samples=50, features=6, seed=2)
+    other = CodedDataset.encode(more.x[0], more.y[0], 60, KEY.derive("client", 2), noise_std=0.7)
+    server = scfl.server(a_set() + other)
     server.step({0: torch.ones(6, 2)})
     before, good = server.weight.clone(), torch.ones(6, 2)
     for gradients, error, text in (
         ({1: good}, ArgumentError, "client 1 has no probability"),
         ({"0": good}, DtypeError, "a client is str"),
+        ([good], DtypeError, "gradients is list; it must be a dict"),
         ({0: good.double()}, DtypeError, r"gradients\[0\] is torch.float64"),
         ({0: good.tolist()}, DtypeError, r"gradients\[0\] is list"),
         ({2: good[1:]}, ArgumentError, r"gradients\[2\] has shape \(5, 2\)"),
@@ -247,7 +250,7 @@ def test_wrong_arguments_of_clients_and_servers_are_refused() -> None:
     with pytest.raises(ArgumentError, match="round is -1"):
         client.update(torch.ones(6, 2), -1)
     with pytest.raises(ArgumentError, match=r"weight has shape \(2, 6\)"):
-        SCFL("convex").server(coded, torch.ones(2, 6))
+        SCFL("convex", [0.5]).server(coded, torch.ones(2, 6))
     with pytest.raises(DtypeError, match="coded is Tensor"):
         SCFL("convex").server(x)
     with pytest.raises(ArgumentError, match="raise ridge, now 0, by more than"):

@@ -51,7 +51,8 @@ def test_over_all_arrivals_matrices_and_noises_the_aggregate_is_the_gradient(
             # The variances of the clients' noise add up; here the first alone has any.
             sketch_with(monkeypatch, own, noise.reshape(1, 3) if i == 0 else None)
             key = KEY.derive("client", i)
-            sets.append(client.encode(1, key, "rademacher", noise_std=sigma if i == 0 else 0.0))
+            std = sigma if i == 0 else 0.0
+            sets.append(client.encode(1, key, "rademacher", noise_std=std, noise="gaussian"))
         coded = CodedDataset.total(sets)
         for chance, arrived in patterns(arrival):
             total += chance * moved(scfl, coded, given, arrived) / (len(signs) * len(noises))
@@ -110,8 +111,9 @@ def test_coded_gradients_have_the_mean_and_the_covariance_that_are_known(
 def test_a_mini_batch_of_coded_rows_is_unbiased_for_all_of_them() -> None:
     given = problem(clients=1, samples=8)
     coded = CodedDataset.encode(given.x[0], given.y[0], 5, KEY, noise_std=0.5)
-    whole = SCFL(guard=False, rule="convex").server(coded, given.weight).coded_gradient().double()
-    server = SCFL(guard=False, rule="convex", batch=2).server(coded, given.weight)
+    scfl = SCFL("convex", [1.0], guard=False)
+    whole = scfl.server(coded, given.weight).coded_gradient().double()
+    server = SCFL("convex", [1.0], guard=False, batch=2).server(coded, given.weight)
     repeats = 4000
     drawn = torch.stack([server.coded_gradient(place=i) for i in range(repeats)]).double()
     pairs = [list(pair) for pair in itertools.combinations(range(5), 2)]
@@ -160,9 +162,8 @@ def test_periodic_averaging_is_unbiased_to_first_order_in_the_step_alone(
 
 def test_alpha_of_a_round_does_not_depend_on_who_arrives_in_it() -> None:
     given = problem(clients=3, samples=5)
-    coded = CodedDataset.encode(torch.cat(given.x), torch.cat(given.y), 20, KEY)
     scfl = SCFL("adaptive", [0.5, 0.5, 0.9], alpha=0.3)
-    clients = given.clients(scfl)
+    coded, clients = given.coded(scfl, 20), given.clients(scfl)
     used, after = set(), set()
     for _, arrived in patterns([0.5] * 3):
         server = scfl.server(coded, given.weight)

@@ -182,6 +182,9 @@ def hard_tables() -> list[list[int]]:
     near = {discrete_oracles.base_words(raw, i, n) for i in range(40) for n in range(2)}
     words = sorted(near, reverse=True)
     tables = [words[first : first + count] for first, count in ((0, 1), (3, 15), (0, 40), (9, 71))]
+    many = sorted({w + near for w in words for near in (-(2**64), -1, 0, 1)}, reverse=True)
+    for size in (15, 16, 31, 32, 63, 64, 127):  # about where a kernel's vectors are full
+        tables.append([many[i * len(many) // size] for i in range(size)])
     for change in (1, -1, 2**32, -(2**32), 2**64, -(2**64)):
         tables.append([min(max(w + change, 0), 2**96 - 1) for w in words])
     tables.append([w >> 64 << 64 for w in words])
@@ -198,7 +201,7 @@ def test_words_are_compared_to_the_last_bit(op: str, run: Run) -> None:
         pytest.skip("takes no table")
     raw, scales, count = KEY.reveal(), [3, 1000], 40
     key, coefficients = KEY.words(), torch.tensor(scales, dtype=torch.int32)
-    for entries in hard_tables()[:: 4 if run.interpreted else 1]:
+    for entries in hard_tables()[:: 8 if run.interpreted else 1]:
         table, out = words_as_table(entries), torch.empty(count, dtype=torch.int32)
         with run.active():
             if run.backend == "triton":

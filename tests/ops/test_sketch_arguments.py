@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +61,8 @@ def starts(*places: int) -> torch.Tensor:
         ({"noise_std": True}, DtypeError, "noise_std is bool; it must be a float"),
         ({**BACK, "noise_std": 1.0}, ArgumentError, "noise_std is 1.0; a transposed sketch has no"),
         ({**BACK, **GRID}, ArgumentError, "noise_std is 1.0; a transposed sketch has no"),
+        ({"noise": None}, DtypeError, "noise is NoneType; it must be a str"),
+        ({"noise": np.ones(2)}, DtypeError, "noise is ndarray; it must be a str"),
         ({"noise": "laplace"}, ArgumentError, "noise is 'laplace'; it must be 'gaussian' or 'disc"),
         ({"grid": 1.0}, ArgumentError, "grid is 1.0; noise 'gaussian' has none"),
         ({**GRID, "grid": None}, DtypeError, "grid is NoneType; discrete noise needs one"),
@@ -137,6 +140,19 @@ def test_wrong_blocks_are_refused_by_name(change: Any, error: Any, words: str) -
 def test_a_seed_comes_from_a_key_alone() -> None:
     with pytest.raises(DtypeError, match=r"sketch_seed: key is int; it must be a pyfed\.Key"):
         sketch_seed(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_a_gradient_that_is_not_finite_is_named(transpose: bool) -> None:
+    x = X.clone().requires_grad_()
+    above = torch.ones(2, 3)
+    above[1, 2] = math.nan
+    words = r"^sketch: in the gradient of the result 1 of 6 .* nan at index \(1, 2\)"
+    with pytest.raises(ArgumentError, match=words):
+        sketch(x, 2, 5, transpose=transpose).backward(above)
+    assert x.grad is None
+    with pytest.raises(ArgumentError, match=r"^sketch: in x 1 of 6"):
+        sketch(above, 2, 5, transpose=transpose)
 
 
 def test_no_noise_and_no_samples_are_no_error() -> None:

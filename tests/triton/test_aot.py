@@ -47,7 +47,7 @@ def compiled() -> list[dict[str, Any]]:
     ]
     lines = []
     for process in running:
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors
         lines += [json.loads(line) for line in output.splitlines()]
     return lines

@@ -211,6 +211,28 @@ def test_what_is_not_finite_is_told_of_wherever_it_is(device: str, kind: str) ->
             assert word.item() == 0
 
 
+BAD_STARTS = (
+    *((-(10**9), 2, 4), (0, 10**9, 4), (0, -(10**9), 10**9), (4, 2, 0), (0, 3, 1), (3, 9, 9)),
+    (-(2**63), 2**63 - 1, 4),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_starts_that_do_not_fit_read_and_write_nothing_else(device: str, kind: str) -> None:
+    """They are told of, on CUDA only afterwards: kernels run, and must not leave their tensors."""
+    seed, word, number = KEY.words(device)[:2], word_of(device), KINDS.index(kind) + 1
+    for places, transpose in itertools.product(BAD_STARTS, (False, True)):
+        starts = torch.tensor(places, device=device)
+        x = torch.ones((2, 2, 3) if transpose else (4, 3), device=device)
+        out = kernels.sketch(x, seed, None, starts, 4, 2, number, 0, 0.0, transpose, word)
+        assert out.shape == ((4, 3) if transpose else (2, 2, 3))
+        assert word.item() == 0
+        if transpose or kind == "gaussian":
+            continue
+        # No client has more than all the samples, of ones: times 1, or √2.
+        assert (out.abs() < 6).all()
+
+
 def test_panels_of_a_secret_matrix_are_wiped(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also, no panel is larger than it may be."""
     seen: list[torch.Tensor] = []
@@ -231,6 +253,32 @@ def test_panels_of_a_secret_matrix_are_wiped(device: str, monkeypatch: pytest.Mo
     for panel in seen:
         assert panel.numel() * 2 <= 6000
         assert not panel.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_sums_that_noise_is_to_hide_are_wiped(
+    device: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    original = kernels.Sketch.parts
+
+    def record(call: kernels.Sketch, shape: tuple[int, ...], splits: int) -> torch.Tensor:
+        seen.append(original(call, shape, splits))
+        return seen[-1]
+
+    monkeypatch.setattr(kernels.Sketch, "parts", record)
+    monkeypatch.setattr(kernels, "FUSED", 0)
+    monkeypatch.setattr(kernels, "NARROW", 16)
+    for tile in (kernels.SIGNS, kernels.PANEL_NORMALS):
+        monkeypatch.setitem(tile, "ROWS", ROWS)
+        monkeypatch.setitem(tile, "num_warps", 4)
+    x = torch.ones(2048 if kind == "rademacher" else 512, 1, device=device)
+    for noise in ({"noise_std": 1.0}, {"noise_std": 1.0, "noise": "discrete", "grid": 1.0}, {}):
+        with pyfed.use_backend("triton"):
+            sketch(x, 2, KEY, kind, **noise)
+        parts = seen.pop()
+        assert len(parts) > 1 and not seen
+        assert bool(parts.any()) != bool(noise)
 
 
 def test_numbers_that_kernels_repeat_are_those_of_the_reference(device: str) -> None:
