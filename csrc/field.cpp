@@ -2,35 +2,29 @@
 #include "field.h"
 
 #include "kernels.h"
+#include "pages.h"
 #include "panels.h"
+#include "row_sums.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {
 namespace {
 
 constexpr int64_t kBandRows = 2 * kDepth;  // that repay a panel packed for them alone
-constexpr int64_t kSumChunk = 1024;        // 8 KiB of 64-bit sums a thread
-
+// The sum of `length` columns of x times weights. A folded sum is below 2^52, and a product below
+// 2^62.
 template <uint32_t P>
-int sum_chunk(const uint32_t* x, const uint32_t* weights, int64_t clients, int64_t count,
-              int64_t length, uint32_t* out) {
-  uint64_t sums[kSumChunk] = {};
+int sum_weighted(const uint32_t* x, const uint32_t* weights, int64_t clients, int64_t count,
+                 int64_t length, uint32_t* out) {
+  uint64_t sums[kSumWidth] = {};
   uint32_t bad = 0;
   for (int64_t client = 0; client < clients; ++client) {
     const uint32_t* row = x + client * count;
-    if (weights) {
-      // A folded sum is below 2^50 + 2^32, and a product below 2^62.
-      const uint64_t weight = weights[client];
-      bad |= uint32_t(weight >= P);
-      for (int64_t i = 0; i < length; ++i) {
-        bad |= uint32_t(row[i] >= P);
-        sums[i] = Field<P>::fold(sums[i]) + weight * row[i];
-      }
-    } else {  // below 2^31 each, so that 2^33 clients would fit
-      for (int64_t i = 0; i < length; ++i) {
-        bad |= uint32_t(row[i] >= P);
-        sums[i] += row[i];
-      }
+    const uint64_t weight = weights[client];
+    bad |= uint32_t(weight >= P);
+    for (int64_t i = 0; i < length; ++i) {
+      bad |= uint32_t(row[i] >= P);
+      sums[i] = Field<P>::fold(sums[i]) + weight * row[i];
     }
   }
   for (int64_t i = 0; i < length; ++i) out[i] = Field<P>::reduce(sums[i]);
@@ -41,6 +35,7 @@ int sum_chunk(const uint32_t* x, const uint32_t* weights, int64_t clients, int64
 
 int field_matmul_cpu(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, int64_t n,
                      uint32_t modulus, uint32_t* out, int32_t* scratch, int threads) {
+  prefer_large_pages(out, m * n * 4);
   int errors = 0;
   with_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;
@@ -57,19 +52,21 @@ int field_matmul_cpu(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k,
 
 int field_sum_cpu(const uint32_t* x, const uint32_t* weights, int64_t clients, int64_t count,
                   uint32_t modulus, uint32_t* out, int threads) {
+  prefer_large_pages(out, count * 4);
   int errors = 0;
   with_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;
-    const int64_t chunks = (count + kSumChunk - 1) / kSumChunk;
+    const int64_t chunks = (count + kSumWidth - 1) / kSumWidth;
 #pragma omp parallel num_threads(threads) \
     reduction(| : errors) if (double(clients) * double(count) > kSerial)
     errors |= wiped_after([&] {
       int found = 0;
 #pragma omp for schedule(static) nowait
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        const int64_t first = chunk * kSumChunk;
-        const int64_t length = count - first < kSumChunk ? count - first : kSumChunk;
-        found |= sum_chunk<P>(x + first, weights, clients, count, length, out + first);
+        const int64_t first = chunk * kSumWidth;
+        const int64_t length = count - first < kSumWidth ? count - first : kSumWidth;
+        found |= weights ? sum_weighted<P>(x + first, weights, clients, count, length, out + first)
+                         : sum_rows<P>(x + first, clients, count, length, out + first);
       }
       return found;
     });

@@ -1,4 +1,5 @@
 // Matrix products and sums of residues on CUDA devices.
+#include "digits.h"
 #include "field.h"
 #include "kernels.h"
 #include "product.cuh"
@@ -261,14 +262,16 @@ void launch_sum(const uint32_t* x, const uint32_t* weights, int64_t clients, int
 }  // namespace
 
 void field_matmul_cuda(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, int64_t n,
-                       uint32_t modulus, uint32_t* out, int32_t* /*scratch*/, int* errors,
-                       int device, void* stream_handle) {
+                       uint32_t modulus, uint32_t* out, int32_t* scratch, int* errors, int device,
+                       void* stream_handle) {
   const DeviceGuard guard(device);
   for_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;
     if (m == 0 || n == 0) return;
     if (k == 0) {
       clear(out, m * n, stream_handle);
+    } else if (scratch) {
+      digit_matmul(a, b, m, k, n, modulus, out, scratch, errors, stream_handle);
     } else if (n <= 2 * kDotTile && k >= kLeastDepth / 4) {
       launch_dot<P>(a, b, m, k, n, out, errors, stream_handle);
     } else if (m <= Rows16::kRows) {

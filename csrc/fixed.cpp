@@ -1,5 +1,6 @@
 // Fixed point on the CPU: plain loops, which the compiler turns into vectors of the SIMD level.
 #include "kernels.h"
+#include "pages.h"
 #include "rounding.h"
 #include "simd.h"
 
@@ -39,6 +40,7 @@ int quantize_cpu(const float* values, int64_t count, float scale, float clip, ui
                  const uint32_t* key, uint32_t stream, int64_t start, uint32_t* out, int threads) {
   const Nonce nonce = {0, stream, domain_word(kRounding, 0)};
   const int64_t chunks = (count + kChunk - 1) / kChunk;
+  prefer_large_pages(out, count * 4);
   int errors = 0;
 #pragma omp parallel num_threads(threads) reduction(| : errors) if (count > kParallel)
   errors |= wiped_after([&] {
@@ -64,6 +66,7 @@ int dequantize_cpu(const uint32_t* residues, int64_t count, float scale, uint32_
                    float* out, int threads) {
   const float step = 1.0f / scale;  // exact: scale is a power of two within 2^±100
   uint32_t bad = 0;
+  prefer_large_pages(out, count * 4);
 #pragma omp parallel for simd num_threads(threads) reduction(| : bad) \
     schedule(static) if (parallel : count > kParallel)
   for (int64_t i = 0; i < count; ++i) {

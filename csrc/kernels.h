@@ -29,10 +29,42 @@ namespace pyfed {
                    int threads);                                                                   \
   int dequantize_cpu(const uint32_t* residues, int64_t count, float scale, uint32_t modulus,       \
                      float* out, int threads);                                                     \
+  /* residues: (count,) of the prime `first`; where `second` is not 0, (2, count) of WIDE. */      \
+  int field_lift_cpu(const uint32_t* residues, int64_t count, uint32_t first, uint32_t second,     \
+                     int64_t* out, int threads);                                                   \
+  int dequantize_wide_cpu(const uint32_t* residues, int64_t count, float scale, uint32_t first,    \
+                          uint32_t second, float* out, int threads);                               \
+  /* The bits of quantize, times the weight, and then of add_masks. */                             \
+  int quantize_mask_cpu(const float* values, int64_t length, float scale, float clip,              \
+                        uint32_t modulus, const uint32_t* key, const uint32_t* keys,               \
+                        const int32_t* signs, int64_t masks, int32_t weight, uint32_t stream,      \
+                        int64_t start, uint32_t* out, int threads);                                \
+  /* The sum of the uploads minus the decoded rows: residues when the scale is 0, else floats. */  \
+  int decode_sum_cpu(const uint32_t* uploads, int64_t clients, int64_t length,                     \
+                     const uint32_t* rows, int64_t columns, const uint32_t* matrix,                \
+                     int64_t blocks, int64_t threshold, float scale, uint32_t modulus,             \
+                     int32_t* scratch, uint32_t* out, int threads);                                \
   int lagrange_encode_cpu(const uint32_t* data, int64_t length, const uint32_t* matrix,            \
                           int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,    \
                           uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out,  \
                           int32_t* scratch, int threads);                                          \
+  /* The same shares, by transforms: the matrix must be that of a code whose points are a subgroup \
+     and a coset of it. */                                                                         \
+  int lagrange_transform_cpu(const uint32_t* data, int64_t length, const uint32_t* matrix,         \
+                             int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key, \
+                             uint32_t stream, int64_t start_column, uint32_t modulus,              \
+                             uint32_t* out, int32_t* scratch, int threads);                        \
+  /* Floats to shares, quantize and then lagrange_encode, in one pass: by products, transforms. */ \
+  int quantize_encode_cpu(const float* values, int64_t length, float scale, float clip,            \
+                          const uint32_t* matrix, int64_t shares, int64_t blocks, int64_t privacy, \
+                          const uint32_t* key, uint32_t stream, int64_t start_column,              \
+                          uint32_t modulus, uint32_t* out, int32_t* scratch, int threads);         \
+  int quantize_transform_cpu(                                                                      \
+      const float* values, int64_t length, float scale, float clip, const uint32_t* matrix,        \
+      int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key, uint32_t stream,       \
+      int64_t start_column, uint32_t modulus, uint32_t* out, int32_t* scratch, int threads);       \
+  /* Words of scratch that the transforms want. */                                                 \
+  int64_t transform_workspace(int64_t shares, int64_t blocks, int64_t privacy, int threads);       \
   int lagrange_decode_cpu(const uint32_t* rows, int64_t columns, const uint32_t* matrix,           \
                           int64_t blocks, int64_t threshold, int64_t length, uint32_t modulus,     \
                           uint32_t* out, int32_t* scratch, int threads);                           \
@@ -144,6 +176,19 @@ void quantize_cuda(const float* values, int64_t count, float scale, float clip, 
                    int device, void* stream_handle);
 void dequantize_cuda(const uint32_t* residues, int64_t count, float scale, uint32_t modulus,
                      float* out, int* errors, int device, void* stream_handle);
+void field_lift_cuda(const uint32_t* residues, int64_t count, uint32_t first, uint32_t second,
+                     int64_t* out, int* errors, int device, void* stream_handle);
+void dequantize_wide_cuda(const uint32_t* residues, int64_t count, float scale, uint32_t first,
+                          uint32_t second, float* out, int* errors, int device,
+                          void* stream_handle);
+void quantize_mask_cuda(const float* values, int64_t length, float scale, float clip,
+                        uint32_t modulus, const uint32_t* key, const uint32_t* keys,
+                        const int32_t* signs, int64_t masks, int32_t weight, uint32_t stream,
+                        int64_t start, uint32_t* out, int* errors, int device, void* stream_handle);
+void decode_sum_cuda(const uint32_t* uploads, int64_t clients, int64_t length, const uint32_t* rows,
+                     int64_t columns, const uint32_t* matrix, int64_t blocks, int64_t threshold,
+                     float scale, uint32_t modulus, int32_t* scratch, uint32_t* out, int* errors,
+                     int device, void* stream_handle);
 void lagrange_encode_cuda(const uint32_t* data, int64_t length, const uint32_t* matrix,
                           int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,
                           uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out,

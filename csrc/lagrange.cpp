@@ -1,7 +1,9 @@
 // Lagrange encoding and decoding on the CPU: the panel product, with panels made on the way in and
 // taken apart on the way out.
 #include "kernels.h"
+#include "pages.h"
 #include "panels.h"
+#include "quantizer.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {
@@ -45,7 +47,7 @@ static_assert(kThin % kTileColumns == 0, "chunks are whole vectors");
 
 // One share of data in one block: matrix[0] · data + Σ_t matrix[1 + t] · (random row t). A tile of
 // kTileRows shares would be wasted on it. Factors are centred, so a product is below 2^61, and
-// three of them and what a fold left are below 3 · 2^61 + 2^49 + 2^32 < 2^63.
+// three of them and what a fold left are below 3 · 2^61 + 2^51 + 2^32 < 2^63.
 template <uint32_t P>
 int encode_thin(const uint32_t* data, int64_t length, const uint32_t* matrix, int64_t privacy,
                 const uint32_t* key, uint32_t stream, int64_t start_column, uint32_t* out) {
@@ -85,13 +87,64 @@ int encode_thin(const uint32_t* data, int64_t length, const uint32_t* matrix, in
   return errors | (bad ? kBadResidue : 0);
 }
 
+// pack_data of floats, which are rounded to residues a tile of columns at a time. Few columns of
+// few blocks lie side by side; of many blocks, the part that the panel wants is made column by
+// column.
+template <uint32_t P>
+int quantize_panel(const Quantizer<P>& quantizer, int64_t length, int64_t blocks, int64_t l0,
+                   int64_t depth, int64_t c0, int64_t width, int32_t* panel) {
+  alignas(64) uint32_t flat[kTileColumns * kDepth];
+  int errors = 0;
+  for (int64_t tile = 0; tile < width; tile += kTileColumns) {
+    const int64_t live = width - tile < kTileColumns ? width - tile : kTileColumns;
+    const int64_t first = (c0 + tile) * blocks + l0;
+    const bool whole = depth == blocks;
+    int64_t made = 0;
+    for (int64_t c = 0; c < (whole ? 1 : live); ++c) {
+      const int64_t from = first + c * blocks, wanted = whole ? live * depth : depth;
+      const int64_t count = length - from < wanted ? length - from : wanted;
+      if (count > 0) errors |= quantizer(from, count, flat + c * depth), made = c * depth + count;
+    }
+    // Elements past `made` are past the end of the data, and become 0.
+    pack_data<P>(flat, made, depth, 0, depth, 0, live, panel + panel_at(0, tile));
+  }
+  return errors;
+}
+
+// The product of the matrix with the data's columns, which pack(l0, depth, c0, width, panel) puts
+// into panels, on the random rows.
+template <uint32_t P, class Pack>
+int encode_panels(int64_t length, const uint32_t* matrix, int64_t shares, int64_t blocks,
+                  int64_t privacy, const uint32_t* key, uint32_t stream, int64_t start_column,
+                  uint32_t* out, int32_t* scratch, int threads, Pack pack_part) {
+  const int64_t columns = (length + blocks - 1) / blocks;
+  const uint32_t domain = domain_word(kPadding, P);
+  prefer_large_pages(out, columns * shares * 4);
+  auto pack = [=](int64_t l0, int64_t depth, int64_t c0, int64_t width, int32_t* panel,
+                  uint32_t* spare) {
+    int errors = 0;
+    const int64_t end = l0 + depth;
+    const int64_t data_end = end < blocks ? end : blocks;
+    if (l0 < data_end) errors |= pack_part(l0, data_end - l0, c0, width, panel);
+    for (int64_t l = l0 > data_end ? l0 : data_end; l < end; ++l) {
+      const Nonce nonce = {uint32_t(l - blocks), stream, domain};
+      errors |= fill_residues(key, start_column + c0, width, nonce, P, spare);
+      errors |= pack_rows<P>(spare, width, l - l0, 1, width, panel);
+    }
+    return errors;
+  };
+  return over_panels<P>(
+      matrix, shares, blocks + privacy, columns, threads, 1, 0, scratch, pack,
+      [=](int64_t c0, uint32_t*) { return Target{out + c0, columns}; },
+      [](int64_t, int64_t, uint32_t*) {});
+}
+
 }  // namespace
 
 int lagrange_encode_cpu(const uint32_t* data, int64_t length, const uint32_t* matrix,
                         int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,
                         uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out,
                         int32_t* scratch, int threads) {
-  const int64_t columns = (length + blocks - 1) / blocks;
   int errors = 0;
   with_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;
@@ -112,26 +165,29 @@ int lagrange_encode_cpu(const uint32_t* data, int64_t length, const uint32_t* ma
       });
       return;
     }
-    const uint32_t domain = domain_word(kPadding, P);
-    auto pack = [=](int64_t l0, int64_t depth, int64_t c0, int64_t width, int32_t* panel,
-                    uint32_t* spare) {
-      int bad = 0;
-      const int64_t end = l0 + depth;
-      const int64_t data_end = end < blocks ? end : blocks;
-      if (l0 < data_end) {
-        bad |= pack_data<P>(data, length, blocks, l0, data_end - l0, c0, width, panel);
-      }
-      for (int64_t l = l0 > data_end ? l0 : data_end; l < end; ++l) {
-        const Nonce nonce = {uint32_t(l - blocks), stream, domain};
-        bad |= fill_residues(key, start_column + c0, width, nonce, P, spare);
-        bad |= pack_rows<P>(spare, width, l - l0, 1, width, panel);
-      }
-      return bad;
-    };
-    errors = over_panels<P>(
-        matrix, shares, blocks + privacy, columns, threads, 1, 0, scratch, pack,
-        [=](int64_t c0, uint32_t*) { return Target{out + c0, columns}; },
-        [](int64_t, int64_t, uint32_t*) {});
+    errors = encode_panels<P>(
+        length, matrix, shares, blocks, privacy, key, stream, start_column, out, scratch, threads,
+        [=](int64_t l0, int64_t depth, int64_t c0, int64_t width, int32_t* panel) {
+          return pack_data<P>(data, length, blocks, l0, depth, c0, width, panel);
+        });
+  });
+  return errors;
+}
+
+int quantize_encode_cpu(const float* values, int64_t length, float scale, float clip,
+                        const uint32_t* matrix, int64_t shares, int64_t blocks, int64_t privacy,
+                        const uint32_t* key, uint32_t stream, int64_t start_column,
+                        uint32_t modulus, uint32_t* out, int32_t* scratch, int threads) {
+  int errors = 0;
+  with_field(modulus, [&](auto field) {
+    constexpr uint32_t P = decltype(field)::kModulus;
+    const Nonce nonce = {0, stream, domain_word(kRounding, 0)};
+    const Quantizer<P> quantizer = {values, scale, clip, key, nonce, start_column * blocks};
+    errors = encode_panels<P>(
+        length, matrix, shares, blocks, privacy, key, stream, start_column, out, scratch, threads,
+        [=](int64_t l0, int64_t depth, int64_t c0, int64_t width, int32_t* panel) {
+          return quantize_panel<P>(quantizer, length, blocks, l0, depth, c0, width, panel);
+        });
   });
   return errors;
 }
@@ -139,6 +195,7 @@ int lagrange_encode_cpu(const uint32_t* data, int64_t length, const uint32_t* ma
 int lagrange_decode_cpu(const uint32_t* rows, int64_t columns, const uint32_t* matrix,
                         int64_t blocks, int64_t threshold, int64_t length, uint32_t modulus,
                         uint32_t* out, int32_t* scratch, int threads) {
+  prefer_large_pages(out, length * 4);
   int errors = 0;
   with_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;

@@ -1,6 +1,7 @@
 // Lagrange encoding and decoding on CUDA devices: products whose right operand, or output, has the
 // layout of a flat vector, and whose random rows never leave a multiprocessor.
 #include "chacha.h"
+#include "digits.h"
 #include "kernels.h"
 #include "product.cuh"
 
@@ -8,16 +9,6 @@ namespace pyfed {
 namespace {
 
 constexpr int kBlock = 16;  // residues of a ChaCha20 block
-
-// What an encoding multiplies the matrix with: column c is elements c·K … c·K + K - 1 of the data
-// (zero beyond the end) and, below them, residue start_column + c of each random row.
-struct Columns {
-  const uint32_t* __restrict__ data;
-  int64_t length, columns, blocks, privacy;
-  const uint32_t* __restrict__ key;
-  uint32_t stream;
-  int64_t start_column;
-};
 
 template <uint32_t P>
 struct EncodeRight {
@@ -86,9 +77,8 @@ struct EncodeRight {
   }
 };
 
-// A block owns a tile of columns and up to kRows shares, so the random rows are made once for
-// ceil(shares / 256) tiles of shares: beyond 256 shares they are made again, at 1/8 or less of the
-// products' cost (16 residues take about 1000 operations, and 256 products each).
+// A block owns a tile of columns and up to kRows shares, and makes the random rows of these columns
+// for itself: 16 residues take about 1000 operations, and 16 or 64 products each.
 template <uint32_t P, class S>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     lagrange_encode_kernel(Columns from, const uint32_t* __restrict__ matrix, int64_t shares,
@@ -162,34 +152,35 @@ void launch_decode(const uint32_t* rows, int64_t columns, const uint32_t* matrix
 void lagrange_encode_cuda(const uint32_t* data, int64_t length, const uint32_t* matrix,
                           int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,
                           uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out,
-                          int32_t* /*scratch*/, int* errors, int device, void* stream_handle) {
+                          int32_t* scratch, int* errors, int device, void* stream_handle) {
   const DeviceGuard guard(device);
   for_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;
     if (length == 0 || shares == 0) return;
     const Columns from = {data,   length,      ceil_div(length, blocks), blocks, privacy, key,
                           stream, start_column};
-    if (shares <= Rows16::kRows) {
+    if (scratch) {
+      digit_encode(from, matrix, shares, modulus, out, scratch, errors, stream_handle);
+    } else if (shares <= Rows16::kRows) {
       launch_encode<P, Rows16>(from, matrix, shares, out, errors, stream_handle);
-    } else if (shares <= Rows64::kRows) {
-      launch_encode<P, Rows64>(from, matrix, shares, out, errors, stream_handle);
-    } else if (shares <= Rows128::kRows) {
-      launch_encode<P, Rows128>(from, matrix, shares, out, errors, stream_handle);
     } else {
-      launch_encode<P, Rows256>(from, matrix, shares, out, errors, stream_handle);
+      launch_encode<P, Rows64>(from, matrix, shares, out, errors, stream_handle);
     }
   });
 }
 
 void lagrange_decode_cuda(const uint32_t* rows, int64_t columns, const uint32_t* matrix,
                           int64_t blocks, int64_t threshold, int64_t length, uint32_t modulus,
-                          uint32_t* out, int32_t* /*scratch*/, int* errors, int device,
+                          uint32_t* out, int32_t* scratch, int* errors, int device,
                           void* stream_handle) {
   const DeviceGuard guard(device);
   for_field(modulus, [&](auto field) {
     constexpr uint32_t P = decltype(field)::kModulus;
     if (length == 0) return;
-    if (blocks <= Rows16::kRows) {
+    if (scratch) {
+      digit_decode(rows, columns, matrix, blocks, threshold, length, modulus, out, scratch, errors,
+                   stream_handle);
+    } else if (blocks <= Rows16::kRows) {
       launch_decode<P, Rows16>(rows, columns, matrix, blocks, threshold, length, out, errors,
                                stream_handle);
     } else {

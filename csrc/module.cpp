@@ -114,6 +114,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info);
   m.def("addresses", &addresses);
   PYFED_CPU(product_workspace);
+  PYFED_CPU(transform_workspace);
   PYFED_CPU(selection_workspace);
   PYFED_CPU(merge_workspace);
   PYFED_CPU(lora_workspace);
@@ -126,7 +127,14 @@ PYBIND11_MODULE(_C, m) {
   PYFED_BOTH(field_sum);
   PYFED_BOTH(quantize);
   PYFED_BOTH(dequantize);
+  PYFED_BOTH(dequantize_wide);
+  PYFED_BOTH(field_lift);
+  PYFED_BOTH(quantize_mask);
+  PYFED_BOTH(decode_sum);
   PYFED_BOTH(lagrange_encode);
+  PYFED_CPU(lagrange_transform_cpu);
+  PYFED_CPU(quantize_encode_cpu);
+  PYFED_CPU(quantize_transform_cpu);
   PYFED_BOTH(lagrange_decode);
   PYFED_BOTH(mask_pack);
   PYFED_BOTH(mask_unpack);

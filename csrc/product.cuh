@@ -20,8 +20,6 @@ struct Shape {
 };
 using Rows16 = Shape<16, 256>;
 using Rows64 = Shape<64, 64>;
-using Rows128 = Shape<128, 32>;
-using Rows256 = Shape<256, 16>;
 constexpr int kBlocksAtOnce = 2;  // on a multiprocessor: at most 128 registers a thread
 
 // Centred residues, |.| <= (p - 1) / 2. The left panel is transposed, so that a thread's rows are
@@ -44,17 +42,17 @@ __device__ __forceinline__ int32_t checked(uint32_t v, int& bits) {
 
 __device__ __forceinline__ int rounded_up4(int count) { return (count + 3) & ~3; }
 
-// x -> a congruent number, |.| < 2^49 + 2^32: |high word| <= 2^31 times 2^32 mod p < 2^18, plus the
+// x -> a congruent number, |.| < 2^51 + 2^32: |high word| <= 2^31 times 2^32 mod p < 2^20, plus the
 // low word.
 template <uint32_t P>
 __device__ __forceinline__ int64_t folded(int64_t x) {
   return int64_t(uint32_t(x)) + int64_t(int32_t(x >> 32)) * int32_t(Field<P>::kFold32);
 }
 
-// A folded number -> its canonical residue: 2^19 p > 2^50 - 2^37 makes it positive.
+// A folded number -> its canonical residue: 2^21 p > 2^52 - 2^41 makes it positive.
 template <uint32_t P>
 __device__ __forceinline__ uint32_t residue_of_folded(int64_t x) {
-  return Field<P>::reduce(uint64_t(x + (int64_t(P) << 19)));
+  return Field<P>::reduce(uint64_t(x + (int64_t(P) << 21)));
 }
 
 template <class S>
@@ -125,7 +123,8 @@ __device__ __forceinline__ void add_products(const Panels<S>& shared, int left, 
 
 // sums = a[row …, from … to - 1] times rows from … to - 1 of the right operand, folded.
 // Eight products and what a fold left fit 64 bits: for 2^31 - 2^17 + 1,
-// 8 (2^30 - 2^16)^2 + 2^49 + 2^32 = 2^63 - 2^49 + 2^35 + 2^32 < 2^63, and for 2^31 - 1,
+// 8 (2^30 - 2^16)^2 + 2^49 + 2^32 = 2^63 - 2^49 + 2^35 + 2^32 < 2^63; for 2^31 - 2^19 + 1,
+// 8 (2^30 - 2^18)^2 + 2^51 + 2^32 = 2^63 - 2^51 + 2^39 + 2^32 < 2^63; and for 2^31 - 1,
 // 8 (2^30 - 1)^2 + 2^32 + 2^32 = 2^63 - 2^34 + 8 + 2^33 < 2^63.
 template <uint32_t P, class S, class Right>
 __device__ __forceinline__ void tile_product(Panels<S>& shared, const uint32_t* a, int64_t pitch,

@@ -32,11 +32,12 @@ inline Lanes folded(Lanes x) {
   return lanes_add(low, lanes_product(lanes_high(x), lanes_each(int32_t(Field<P>::kFold32))));
 }
 
-// What a fold left, |x| < 2^49 + 2^32 -> its residue below 2p. Another fold leaves
-// |x| < 2^35 + 2^33; adding 32 p makes it positive and below 2^37; then x >> 31 < 2^6.
+// What a fold left, |x| < 2^51 + 2^32 -> its residue below 2p. Another fold leaves
+// |x| < 2^39 + 2^33; adding 512 p > 2^40 - 2^28 makes it positive and below 2^41; then
+// x >> 31 < 2^10, and the result is below 2^31 + 2^10 · 2^19 < 2p.
 template <uint32_t P>
 inline Lanes nearly_reduced(Lanes x) {
-  x = lanes_add(folded<P>(x), lanes_each64(int64_t(P) * 32));
+  x = lanes_add(folded<P>(x), lanes_each64(int64_t(P) * 512));
   const Lanes low = lanes_and(x, lanes_each64(0x7fffffff));
   return lanes_add(low, lanes_product(lanes_shift31(x), lanes_each(int32_t(Field<P>::kFold31))));
 }
@@ -44,7 +45,8 @@ inline Lanes nearly_reduced(Lanes x) {
 // out[kTileRows, kTileColumns] = (or +=) strip (depth, kTileRows) ᵀ times one tile of a panel.
 // Operands are centred, so a product is at most ((p - 1) / 2)^2 and between two folds there are
 // eight of them and what the fold left: for 2^31 - 2^17 + 1, 8 (2^30 - 2^16)^2 + 2^49 + 2^32
-// = 2^63 - 2^50 + 2^35 + 2^49 + 2^32 < 2^63; for 2^31 - 1, 8 (2^30 - 1)^2 + 2^33
+// = 2^63 - 2^50 + 2^35 + 2^49 + 2^32 < 2^63; for 2^31 - 2^19 + 1, 8 (2^30 - 2^18)^2 + 2^51 + 2^32
+// = 2^63 - 2^52 + 2^39 + 2^51 + 2^32 < 2^63; for 2^31 - 1, 8 (2^30 - 1)^2 + 2^33
 // = 2^63 - 2^34 + 8 + 2^33 < 2^63.
 // With kHalf the odd places of `out` become what they were, or 0 where nothing is added.
 template <uint32_t P, bool kHalf>

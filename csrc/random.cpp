@@ -1,5 +1,6 @@
 // Random words and residues on the CPU.
 #include "kernels.h"
+#include "pages.h"
 #include "simd.h"
 
 namespace pyfed {
@@ -35,6 +36,7 @@ int over_chunks(int64_t start, int64_t count, int threads, Body body) {
 int random_words_cpu(const uint32_t* key, int64_t start, int64_t count, uint32_t stream,
                      uint32_t* out, int threads) {
   const Nonce nonce = {0, stream, domain_word(kWords, 0)};
+  prefer_large_pages(out, count * 4);
   return over_chunks(start, count, threads, [=](int64_t first, int64_t length) {
     fill_words(key, first, length, nonce, out + (first - start));
     return 0;
@@ -44,6 +46,7 @@ int random_words_cpu(const uint32_t* key, int64_t start, int64_t count, uint32_t
 int random_residues_cpu(const uint32_t* key, int64_t start, int64_t count, uint32_t stream,
                         uint32_t modulus, uint32_t* out, int threads) {
   const Nonce nonce = {0, stream, domain_word(kResidues, modulus)};
+  prefer_large_pages(out, count * 4);
   return over_chunks(start, count, threads, [=](int64_t first, int64_t length) {
     return fill_residues(key, first, length, nonce, modulus, out + (first - start));
   });

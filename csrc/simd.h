@@ -144,11 +144,50 @@ inline Words words_max(Words a, Words b) {
 #endif
 }
 
-inline void quarter_lanes(Words& a, Words& b, Words& c, Words& d) {
-  a += b, d = rotated<16>(d ^ a);
-  c += d, b = rotated<12>(b ^ c);
-  a += b, d = rotated<8>(d ^ a);
-  c += d, b = rotated<7>(b ^ c);
+// Whether any word is `limit` or more.
+inline bool any_reaches(Words v, uint32_t limit) {
+  uint32_t most = 0;
+  for (int l = 0; l < kBlocks; ++l) most = most > v[l] ? most : v[l];
+  return most >= limit;
+}
+
+// How many quarter rounds take each of their steps side by side. A result takes two cycles on
+// recent processors, so the steps of one alone would wait for each other; without 32 registers,
+// more than one at a time costs more in moves to memory than it saves.
+#if defined(__AVX512F__)
+constexpr int kQuarters = 8;
+#else
+constexpr int kQuarters = 1;
+#endif
+
+// A round on the states of all groups: the quarter rounds of their columns or, with kDiagonal 1, of
+// their diagonals.
+template <int kDiagonal, int kGroups>
+inline __attribute__((always_inline)) void round_lanes(Words (&state)[kGroups][16]) {
+  constexpr int kTogether = kQuarters < 4 * kGroups ? kQuarters : 4 * kGroups;
+#pragma GCC unroll 8
+  for (int first = 0; first < 4 * kGroups; first += kTogether) {
+    auto each = [&state, first](auto step) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int i = first; i < first + kTogether; ++i) {
+        Words(&s)[16] = state[i / 4];
+        step(s[i % 4], s[4 + (i + kDiagonal) % 4], s[8 + (i + 2 * kDiagonal) % 4],
+             s[12 + (i + 3 * kDiagonal) % 4]);
+      }
+    };
+    each([](Words& a, Words& b, Words&, Words&) { a += b; });
+    each([](Words& a, Words&, Words&, Words& d) { d ^= a; });
+    each([](Words&, Words&, Words&, Words& d) { d = rotated<16>(d); });
+    each([](Words&, Words&, Words& c, Words& d) { c += d; });
+    each([](Words&, Words& b, Words& c, Words&) { b ^= c; });
+    each([](Words&, Words& b, Words&, Words&) { b = rotated<12>(b); });
+    each([](Words& a, Words& b, Words&, Words&) { a += b; });
+    each([](Words& a, Words&, Words&, Words& d) { d ^= a; });
+    each([](Words&, Words&, Words&, Words& d) { d = rotated<8>(d); });
+    each([](Words&, Words&, Words& c, Words& d) { c += d; });
+    each([](Words&, Words& b, Words& c, Words&) { b ^= c; });
+    each([](Words&, Words& b, Words&, Words&) { b = rotated<7>(b); });
+  }
 }
 
 // Rows of a square matrix of words.
@@ -183,50 +222,65 @@ inline void transpose(typename Square<kSize>::Row* rows) {
   if (kSize > 8) transpose_stage<kSize, 8 % kSize>(rows);
 }
 
-// kGroups times kBlocks blocks: state[g][i][l] becomes word i of the block whose word kVaried is
-// g · kBlocks + l more than given: by default its counter, and 13 is the row. Two groups side by
-// side hide the time that each step of a quarter round waits for the last.
-template <int kGroups, int kVaried = 12>
-inline __attribute__((always_inline)) void chacha_lanes(const uint32_t* key, uint32_t counter,
-                                                        Nonce nonce, Words (&state)[kGroups][16]) {
+// kGroups times kBlocks blocks: state[g][i][l] becomes word i of the block with the counter and the
+// row that lane l of group g has. Two groups side by side hide the time that each step of a quarter
+// round waits for the last.
+template <int kGroups>
+inline __attribute__((always_inline)) void chacha_each(const uint32_t* key,
+                                                       const Words (&counters)[kGroups],
+                                                       const Words (&rows)[kGroups], Nonce nonce,
+                                                       Words (&state)[kGroups][16]) {
   const uint32_t start[16] = {0x61707865, 0x3320646e, 0x79622d32,   0x6b206574,  key[0], key[1],
                               key[2],     key[3],     key[4],       key[5],      key[6], key[7],
-                              counter,    nonce.row,  nonce.stream, nonce.domain};
-  Words lane;
-  for (int l = 0; l < kBlocks; ++l) lane[l] = uint32_t(l);
+                              0,          0,          nonce.stream, nonce.domain};
 #pragma GCC unroll 2
   for (int g = 0; g < kGroups; ++g) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) state[g][i] = Words{} + start[i];
-    state[g][kVaried] += lane + uint32_t(g * kBlocks);
+    state[g][12] = counters[g], state[g][13] = rows[g];
   }
-  auto quarters = [&state](int a, int b, int c, int d) __attribute__((always_inline)) {
-#pragma GCC unroll 2
-    for (int g = 0; g < kGroups; ++g) {
-      quarter_lanes(state[g][a], state[g][b], state[g][c], state[g][d]);
-    }
-  };
   for (int round = 0; round < 10; ++round) {
-    quarters(0, 4, 8, 12), quarters(1, 5, 9, 13), quarters(2, 6, 10, 14), quarters(3, 7, 11, 15);
-    quarters(0, 5, 10, 15), quarters(1, 6, 11, 12), quarters(2, 7, 8, 13), quarters(3, 4, 9, 14);
+    round_lanes<0>(state);
+    round_lanes<1>(state);
   }
 #pragma GCC unroll 2
   for (int g = 0; g < kGroups; ++g) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) state[g][i] += start[i];
-    state[g][kVaried] += lane + uint32_t(g * kBlocks);
+    state[g][12] += counters[g], state[g][13] += rows[g];
   }
 }
 
-// Puts words in the order of their stream: word i of block l to out[16 · l + i].
-inline __attribute__((always_inline)) void store_blocks(Words (&state)[16], uint32_t* out) {
+// As above, where word kVaried of block l of group g is g · kBlocks + l more than given: by default
+// its counter, and 13 is the row.
+template <int kGroups, int kVaried = 12>
+inline __attribute__((always_inline)) void chacha_lanes(const uint32_t* key, uint32_t counter,
+                                                        Nonce nonce, Words (&state)[kGroups][16]) {
+  Words lane, counters[kGroups], rows[kGroups];
+  for (int l = 0; l < kBlocks; ++l) lane[l] = uint32_t(l);
+#pragma GCC unroll 2
+  for (int g = 0; g < kGroups; ++g) {
+    counters[g] = Words{} + counter, rows[g] = Words{} + nonce.row;
+    (kVaried == 12 ? counters[g] : rows[g]) += lane + uint32_t(g * kBlocks);
+  }
+  chacha_each<kGroups>(key, counters, rows, nonce, state);
+}
+
+// Puts words in the order of their stream: word i of block l to where(l)[i].
+template <class Where>
+inline __attribute__((always_inline)) void store_blocks_at(Words (&state)[16], Where where) {
 #pragma GCC unroll 4
   for (int first = 0; first < 16; first += kBlocks) {
     transpose<kBlocks>(state + first);
     for (int l = 0; l < kBlocks; ++l) {
-      std::memcpy(out + 16 * l + first, &state[first + l], sizeof(Words));
+      std::memcpy(where(l) + first, &state[first + l], sizeof(Words));
     }
   }
+}
+
+// Word i of block l to out[16 · l + i].
+inline __attribute__((always_inline)) void store_blocks(Words (&state)[16], uint32_t* out) {
+  store_blocks_at(state, [out](int l) { return out + 16 * l; });
 }
 
 // Writes 16 · kBlocks · kGroups words: the blocks with counters `counter` … in order.

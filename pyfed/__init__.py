@@ -15,21 +15,25 @@ _HOME = {
     "Field": "pyfed.fields",
     "SOLINAS31": "pyfed.fields",
     "MERSENNE31": "pyfed.fields",
+    "WIDE": "pyfed.fields",
+    "WideField": "pyfed.fields",
     "FixedPoint": "pyfed.fixed",
     "flatten": "pyfed.fixed",
     "LagrangeCode": "pyfed.codes",
     "use_backend": "pyfed.op",
     "check": "pyfed.checks",
 }
-_MODULES = ("ops", "errors", "lanes", "lora", "pruning", "secagg")
+_MODULES = ("ops", "errors", "lanes", "lora", "pruning", "secagg", "streaming")
 
 __all__ = [
     "MERSENNE31",
     "SOLINAS31",
+    "WIDE",
     "Field",
     "FixedPoint",
     "Key",
     "LagrangeCode",
+    "WideField",
     "check",
     "errors",
     "flatten",
@@ -38,14 +42,15 @@ __all__ = [
     "ops",
     "pruning",
     "secagg",
+    "streaming",
     "use_backend",
 ]
 
 if TYPE_CHECKING:
-    from pyfed import errors, lanes, lora, ops, pruning, secagg
+    from pyfed import errors, lanes, lora, ops, pruning, secagg, streaming
     from pyfed.checks import check
     from pyfed.codes import LagrangeCode
-    from pyfed.fields import MERSENNE31, SOLINAS31, Field
+    from pyfed.fields import MERSENNE31, SOLINAS31, WIDE, Field, WideField
     from pyfed.fixed import FixedPoint, flatten
     from pyfed.keys import Key
     from pyfed.op import use_backend

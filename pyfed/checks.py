@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from pyfed.errors import ArgumentError, DtypeError, PyfedError
-from pyfed.fields import Field
+from pyfed.fields import Field, WideField, plane_moduli
 from pyfed.keys import Key
 
 STREAMS = 2**32  # a stream is a 32-bit nonce word
@@ -44,6 +44,12 @@ def expect_int(op: str, name: str, value: object, low: int, high: int) -> None:
         raise ArgumentError(f"{op}: {name} is {value}; it must be in [{low}, {high})")
 
 
+def expect_bool(op: str, name: str, value: object) -> None:
+    """Raise unless ``value`` is a bool."""
+    if not isinstance(value, bool):
+        raise DtypeError(f"{op}: {name} is {type(value).__name__}; it must be a bool")
+
+
 def expect_range(op: str, start: int, count: int) -> None:
     """Raise unless the generator can serve ``count`` indices from ``start`` on."""
     expect_int(op, "start", start, 0, INDICES + 1)
@@ -73,10 +79,35 @@ def expect_tensor(
         )
 
 
-def expect_field(op: str, field: object) -> None:
-    """Raise unless ``field`` is a Field."""
+def expect_field(op: str, field: object, wide: bool = False) -> None:
+    """Raise unless ``field`` is a Field; a WideField is one only where ``wide`` says so."""
     if not isinstance(field, Field):
         raise DtypeError(f"{op}: field is {type(field).__name__}; it must be a pyfed.Field")
+    if isinstance(field, WideField) and not wide:
+        raise ArgumentError(
+            f"{op}: field is {field.name}, which has two planes; it must be one prime field, such "
+            "as SOLINAS31"
+        )
+
+
+def expect_residues(op: str, name: str, value: object, field: Field, dim: int = -1) -> None:
+    """Raise unless ``value`` is an int32 tensor of a plane's dimension, with planes if any.
+
+    Args:
+        op: what the message names.
+        name: of the argument.
+        value: the tensor.
+        field: of its elements; over a WideField the first axis counts the two planes.
+        dim: dimensions of a plane; -1: any.
+    """
+    wide = bool(field.lead)
+    expect_tensor(op, name, value, torch.int32, dim + 1 if wide and dim >= 0 else dim)
+    assert isinstance(value, torch.Tensor)
+    if wide and (value.dim() == 0 or value.shape[0] != 2):
+        raise ArgumentError(
+            f"{op}: {name} has shape {tuple(value.shape)}; over {field.name} its first axis must "
+            "hold the 2 planes"
+        )
 
 
 def expect_key(op: str, key: object) -> None:
@@ -139,24 +170,35 @@ def error_word(device: torch.device) -> torch.Tensor:
     return _words[index]
 
 
+def outside(values: torch.Tensor, moduli: tuple[int, ...]) -> torch.Tensor:
+    """Which numbers are no residues; of two moduli each is for a plane, the leading axis."""
+    if len(moduli) == 1:
+        return (values < 0) | (values >= moduli[0])
+    planes = [outside(plane, (prime,)) for plane, prime in zip(values, moduli, strict=True)]
+    return torch.stack(planes)
+
+
 def describe_bad_values(op: str, names: list[str], args: tuple[object, ...]) -> str | None:
     """Which tensor holds a NaN, an infinity or a number outside [0, modulus); None: no tensor.
 
     Args:
         op: what the message names.
         names: the names of the op's arguments.
-        args: the arguments; ``modulus`` is among them.
+        args: the arguments; ``modulus``, a field's code, is among them.
     """
-    modulus = args[names.index("modulus")]
-    assert isinstance(modulus, int)
+    code = args[names.index("modulus")]
+    assert isinstance(code, int)
+    moduli = plane_moduli(code)
     for name, value in zip(names, args, strict=True):
         if not isinstance(value, torch.Tensor) or name == "key":
             continue
         is_float = value.is_floating_point()
-        bad = ~torch.isfinite(value) if is_float else (value < 0) | (value >= modulus)
+        bad = ~torch.isfinite(value) if is_float else outside(value, moduli)
         if bad.any():
             first = torch.nonzero(bad)[0].tolist()
-            wrong = "NaN or infinite" if is_float else f"outside [0, {modulus})"
+            wrong = "NaN or infinite"
+            if not is_float:
+                wrong = f"outside [0, {moduli[first[0] if len(moduli) > 1 else 0]})"
             return (
                 f"{op}: in {name} {int(bad.sum())} of {value.numel()} elements are {wrong}; the "
                 f"first is {value[tuple(first)].item()} at index {tuple(first)}"
@@ -172,7 +214,7 @@ def naming(op: str, name: str, values: torch.Tensor, modulus: int) -> Iterator[N
         op: what the message names.
         name: of the argument.
         values: the whole, of residues.
-        modulus: the prime p.
+        modulus: the field's code.
     """
     try:
         yield

@@ -6,45 +6,17 @@ from collections.abc import Sequence
 
 import torch
 
-from pyfed.checks import expect_field, expect_int, expect_key, expect_tensor, naming
-from pyfed.errors import ArgumentError, DtypeError, ThresholdError
+from pyfed.checks import expect_field, expect_int, expect_residues, naming
+from pyfed.chosen import decode_chosen
+from pyfed.errors import ArgumentError, DecodeError, DtypeError, ThresholdError
 from pyfed.fields import SOLINAS31, Field
+from pyfed.fixed import FixedPoint
 from pyfed.interpolation import lagrange_matrix, product
 from pyfed.keys import Key
-from pyfed.locate import challenge_rows, name_errors, piece_columns
-from pyfed.ops.lagrange import lagrange_decode, lagrange_encode
+from pyfed.locate import challenge_rows, name_errors
+from pyfed.sharing import encode
 
 MOST_SHARES = 4096
-
-
-def decode_chosen(
-    rows: torch.Tensor, chosen: list[int], matrix: torch.Tensor, field: Field, length: int
-) -> torch.Tensor:
-    """``lagrange_decode`` of some rows, without a copy of them as a whole.
-
-    Args:
-        rows: int32 (n, columns).
-        chosen: their positions, as many as the matrix has columns.
-        matrix: int32 (blocks, threshold).
-        field: the prime field.
-        length: elements to give back.
-    """
-    blocks, threshold = matrix.shape
-    if chosen == list(range(threshold)):
-        return lagrange_decode(rows[:threshold], matrix, field, length)
-    step = piece_columns(rows, threshold)
-    needed = -(-length // blocks)  # columns
-    out = rows.new_empty(length)
-    index = torch.tensor(chosen, device=rows.device)
-    for first in range(0, needed, step):
-        count = min(step, needed - first)
-        piece = torch.index_select(rows[:, first : first + count], 0, index)
-        part = out[first * blocks : (first + count) * blocks]
-        data = lagrange_decode(piece, matrix, field, part.numel())
-        part.copy_(data)
-        data.zero_()
-        piece.zero_()
-    return out
 
 
 class LagrangeCode:
@@ -59,7 +31,8 @@ class LagrangeCode:
         shares: N, how many shares, 1 to 4096.
         blocks: K ≥ 1, data values in a column.
         privacy: T ≥ 0, how many shares say nothing.
-        field: the prime field.
+        field: the prime field, or ``WIDE``: then vectors, shares and rows have a leading axis of 2
+            planes, each a code of its own prime with points and random coefficients of its own.
 
     Raises:
         ArgumentError: blocks + privacy exceeds shares, or the field has too few points.
@@ -81,7 +54,7 @@ class LagrangeCode:
         expect_int("LagrangeCode", "shares", shares, 1, MOST_SHARES + 1)
         expect_int("LagrangeCode", "blocks", blocks, 1, MOST_SHARES + 1)
         expect_int("LagrangeCode", "privacy", privacy, 0, MOST_SHARES + 1)
-        expect_field("LagrangeCode", field)
+        expect_field("LagrangeCode", field, wide=True)
         if blocks + privacy > shares:
             raise ArgumentError(
                 f"LagrangeCode: blocks + privacy is {blocks} + {privacy} = {blocks + privacy}; it "
@@ -92,8 +65,14 @@ class LagrangeCode:
         self.blocks = blocks
         self.privacy = privacy
         self.field = field
-        self._share_points = torch.tensor(field.share_points(shares), dtype=torch.int64)
-        self._block_points = torch.tensor(field.block_points(blocks), dtype=torch.int64)
+        self._planes: tuple[LagrangeCode, ...] = (self,)
+        if field.lead:
+            self._planes = tuple(
+                LagrangeCode(shares, blocks, privacy, plane) for plane in field.planes
+            )
+        else:
+            self._share_points = torch.tensor(field.share_points(shares), dtype=torch.int64)
+            self._block_points = torch.tensor(field.block_points(blocks), dtype=torch.int64)
         self._matrices: dict[object, torch.Tensor] = {}
 
     @property
@@ -110,7 +89,9 @@ class LagrangeCode:
     def encoding_matrix(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """[Lagrange | Z · Vandermonde]: int32 (shares, blocks + privacy), kept per device."""
         name = str(device)
-        if "cpu" not in self._matrices:
+        if "cpu" not in self._matrices and len(self._planes) > 1:
+            self._matrices["cpu"] = torch.stack([code.encoding_matrix() for code in self._planes])
+        elif "cpu" not in self._matrices:
             p, alphas = self.field.modulus, self._share_points
             lagrange = lagrange_matrix(self._block_points, alphas, p)
             power = product((alphas[:, None] - self._block_points) % p, p)
@@ -124,40 +105,40 @@ class LagrangeCode:
         return self._matrices[name]
 
     def encode(
-        self, residues: torch.Tensor, key: Key | None = None, stream: int = 0, start_column: int = 0
+        self,
+        data: torch.Tensor,
+        key: Key | None = None,
+        stream: int = 0,
+        start_column: int = 0,
+        fixed: FixedPoint | None = None,
     ) -> torch.Tensor:
         """Make the shares of a vector.
 
         Args:
-            residues: int32 (length,), in [0, p).
-            key: makes the T random rows; None takes a fresh one from the operating system, which
-                is wiped afterwards. One (key, stream, column) must never serve two vectors.
+            data: residues, int32 (length,), in [0, p); with ``fixed`` floats (length,).
+            key: makes the T random rows, and the rounding of floats; None takes a fresh one from
+                the operating system, which is wiped afterwards. One (key, stream, column) must
+                never serve two vectors.
             stream: which of the key's 2^32 streams.
             start_column: number of the first column, so that a long vector can be encoded in
                 pieces of whole columns.
+            fixed: rounds floats, in the same pass: the shares are those of ``fixed.encode(data,
+                key, stream=stream, start=start_column · blocks)``.
 
         Returns:
             int32 (shares, ⌈length / blocks⌉): row j is for recipient j.
 
         Raises:
-            DtypeError: residues is not an int32 tensor.
-            ArgumentError: an argument is out of range, or a residue lies outside [0, p).
+            DtypeError: data is not an int32 tensor; with ``fixed``, not float.
+            ArgumentError: an argument is out of range, a residue lies outside [0, p), a float is
+                NaN or infinite, or ``fixed`` is for another field.
         """
-        expect_tensor("LagrangeCode.encode", "residues", residues, torch.int32, 1)
-        if key is not None:
-            expect_key("LagrangeCode.encode", key)
-        used = Key.generate() if key is None else key
-        matrix = self.encoding_matrix(residues.device)
-        shares = lagrange_encode(
-            residues, matrix, used, self.field, self.blocks, stream, start_column
-        )
-        if key is None:
-            used.wipe()
-        return shares
+        matrix = self.encoding_matrix
+        return encode(data, matrix, self.field, self.blocks, key, stream, start_column, fixed)
 
     def expect_rows(self, op: str, rows: torch.Tensor, survivors: Sequence[int]) -> list[int]:
         """The share numbers of rows as a list; raises as :meth:`decode` does."""
-        expect_tensor(op, "rows", rows, torch.int32, 2)
+        expect_residues(op, "rows", rows, self.field, 2)
         if hasattr(survivors, "tolist"):  # a tensor or an array
             survivors = survivors.tolist()
         if not isinstance(survivors, Sequence):  # a set has no order that rows could follow
@@ -169,9 +150,9 @@ class LagrangeCode:
         if len(set(numbers)) != len(numbers):
             again = sorted({n for n in numbers if numbers.count(n) > 1})
             raise ArgumentError(f"{op}: survivors {again} are named more than once")
-        if len(numbers) != rows.shape[0]:
+        if len(numbers) != rows.shape[-2]:
             raise ArgumentError(
-                f"{op}: rows has {rows.shape[0]} rows and survivors names {len(numbers)}; they "
+                f"{op}: rows has {rows.shape[-2]} rows and survivors names {len(numbers)}; they "
                 "must be as many"
             )
         if len(numbers) < self.threshold:
@@ -190,8 +171,13 @@ class LagrangeCode:
             if len(self._matrices) > 16:  # many survivor sets in a long life: start again
                 for old in [k for k in self._matrices if not isinstance(k, str)]:
                     del self._matrices[old]
-            sources = self._share_points[list(survivors)]
-            matrix = lagrange_matrix(sources, self._block_points, self.field.modulus)
+            matrices = [
+                lagrange_matrix(
+                    code._share_points[list(survivors)], code._block_points, code.field.modulus
+                )
+                for code in self._planes
+            ]
+            matrix = torch.stack(matrices) if len(matrices) > 1 else matrices[0]
             self._matrices[key] = matrix.to(torch.int32).to(device)
         return self._matrices[key]
 
@@ -241,7 +227,7 @@ class LagrangeCode:
         op = "LagrangeCode.decode"
         numbers = self.expect_rows(op, rows, survivors)
         expect_int(op, "correct", correct, 0, MOST_SHARES)
-        most = self.blocks * rows.shape[1]
+        most = self.blocks * rows.shape[-1]
         length = most if length is None else length
         expect_int(op, "length", length, 0, most + 1)
         needed = self.threshold + 2 * correct
@@ -253,7 +239,7 @@ class LagrangeCode:
                 needed=needed,
             )
         wrong: tuple[int, ...] = ()
-        with naming(op, "rows", rows, self.field.modulus):
+        with naming(op, "rows", rows, self.field.code):
             if len(numbers) > self.threshold:
                 wrong = self._wrong_rows(op, rows, numbers, correct)
             good = [i for i, number in enumerate(numbers) if number not in wrong][: self.threshold]
@@ -277,15 +263,28 @@ class LagrangeCode:
         """
         op = "LagrangeCode.find_errors"
         numbers = self.expect_rows(op, rows, survivors)
-        with naming(op, "rows", rows, self.field.modulus):
+        with naming(op, "rows", rows, self.field.code):
             return self._wrong_rows(op, rows, numbers, (len(numbers) - self.threshold) // 2)
 
     def _wrong_rows(
         self, op: str, rows: torch.Tensor, numbers: list[int], correct: int
     ) -> tuple[int, ...]:
         """Share numbers of at most ``correct`` wrong rows; DecodeError when there are more."""
-        combined = challenge_rows(rows, self.field)
-        return self.name_errors(op, combined, numbers, correct)
+        if len(self._planes) == 1:
+            combined = challenge_rows(rows, self.field)
+            return self.name_errors(op, combined, numbers, correct)
+        found = [
+            code._wrong_rows(op, plane, numbers, correct)
+            for code, plane in zip(self._planes, rows, strict=True)
+        ]
+        wrong = tuple(sorted({number for plane in found for number in plane}))
+        if len(wrong) > correct:  # a row may be wrong in one plane alone
+            raise DecodeError(
+                f"{op}: the {len(numbers)} rows contradict one another; unless more are wrong, "
+                f"those are {list(wrong)}, in one plane or the other, and correct is {correct}",
+                rows=wrong,
+            )
+        return wrong
 
     def name_errors(
         self, op: str, combined: torch.Tensor, numbers: list[int], correct: int

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pyfed.checks import expect_int, expect_key, expect_tensor
+from pyfed.checks import expect_field, expect_int, expect_key, expect_tensor
 from pyfed.codes import LagrangeCode
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.keys import KEY_BYTES, Key
@@ -63,6 +63,7 @@ class DealerCheck:
         if not isinstance(code, LagrangeCode):
             kind = type(code).__name__
             raise DtypeError(f"DealerCheck: code is {kind}; it must be a pyfed.LagrangeCode")
+        expect_field("DealerCheck", code.field)
         expect_int("DealerCheck", "columns", columns, 0, 2**31)
         self.code = code
         self.columns = columns

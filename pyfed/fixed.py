@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch.utils import _pytree
 
-from pyfed.checks import expect_field, expect_int, expect_tensor
+from pyfed.checks import expect_field, expect_int, expect_residues, expect_tensor, naming
 from pyfed.encoding import Encoding
 from pyfed.errors import ArgumentError, DtypeError
-from pyfed.fields import SOLINAS31, Field
+from pyfed.fields import SOLINAS31, WIDE, Field
 from pyfed.keys import Key
-from pyfed.ops.field import check_residues, field_sum
+from pyfed.ops.field import field_sum
 from pyfed.ops.fixed import LARGEST_STEP, dequantize, expect_clip, quantize
+from pyfed.ops.lift import field_lift
 
 LARGEST_EXACT = 2**24
 """Integers up to this magnitude are exact in float32."""
@@ -34,7 +35,8 @@ class FixedPoint(Encoding):
         bits: bits of a value, with its sign, from 2 to 31.
         clients: the most values that are summed.
         max_weight: the largest integer weight of one.
-        field: the prime field.
+        field: the prime field, or ``WIDE`` where weights and clients are too many for one: then
+            residues have a leading axis of 2 planes.
 
     Raises:
         DtypeError: an argument has a wrong type.
@@ -57,7 +59,7 @@ class FixedPoint(Encoding):
     field: Field = SOLINAS31
 
     def __post_init__(self) -> None:
-        expect_field("FixedPoint", self.field)
+        expect_field("FixedPoint", self.field, wide=True)
         expect_int("FixedPoint", "bits", self.bits, 2, 32)
         expect_int("FixedPoint", "clients", self.clients, 1, 2**31)
         expect_int("FixedPoint", "max_weight", self.max_weight, 1, 2**31)
@@ -77,12 +79,13 @@ class FixedPoint(Encoding):
         if total > half:
             affordable = half // (self.clients * self.max_weight)
             fewer = affordable.bit_length()
+            room = ", or field=WIDE" if 2 * total < WIDE.modulus else ""
             remedy = f"use bits ≤ {fewer}, or fewer clients" if fewer >= 2 else "use fewer clients"
             raise ArgumentError(
                 f"FixedPoint: clients · max_weight · ⌈clip · scale⌉ = {self.clients} · "
                 f"{self.max_weight} · {step} = {total} exceeds (p - 1) / 2 = {half} of "
                 f"{self.field.name}, so a sum could wrap; {remedy}, "
-                "or a smaller max_weight"
+                f"or a smaller max_weight{room}"
             )
 
     @property
@@ -150,7 +153,7 @@ class FixedPoint(Encoding):
             start: index of the first element's random word.
 
         Returns:
-            int32 residues shaped like ``tensor``.
+            int32 residues shaped like ``tensor``, over ``WIDE`` behind a leading axis of 2 planes.
 
         Raises:
             DtypeError: an argument has a wrong type or dtype.
@@ -161,7 +164,8 @@ class FixedPoint(Encoding):
         if weight == 1:
             return residues
         try:
-            return field_sum(residues[None], self.field, weights=[weight])
+            one = residues.unsqueeze(len(self.field.lead))  # a sum of one client
+            return field_sum(one, self.field, weights=[weight])
         finally:
             residues.zero_()
 
@@ -199,11 +203,9 @@ class FixedPoint(Encoding):
 
     def integers(self, residue_sum: torch.Tensor) -> torch.Tensor:
         """The exact sum in steps: the centred lift of int32 residues, as int64."""
-        expect_tensor("FixedPoint.integers", "residue_sum", residue_sum, torch.int32)
-        check_residues("FixedPoint.integers", residue_sum, self.field.modulus)
-        wide = residue_sum.to(torch.int64)
-        half = (self.field.modulus - 1) // 2
-        return torch.where(wide > half, wide - self.field.modulus, wide)
+        expect_residues("FixedPoint.integers", "residue_sum", residue_sum, self.field)
+        with naming("FixedPoint.integers", "residue_sum", residue_sum, self.field.code):
+            return field_lift(residue_sum, self.field)
 
 
 def flatten(tree: Any) -> tuple[torch.Tensor, Callable[[torch.Tensor], Any]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch  # before _C: the extension then shares torch's OpenMP runtime
 
 from pyfed.checks import error_word, raise_for
-from pyfed.fields import MERSENNE31, SOLINAS31
+from pyfed.fields import MERSENNE31, WIDE, plane_moduli
 
 _C: Any
 try:
@@ -21,14 +22,57 @@ except ImportError as error:  # the source tree without a build: reference and T
     _C = None
     MISSING = f"the extension pyfed._C cannot be imported ({error})"
 
-FAST_MODULI = (SOLINAS31.modulus, MERSENNE31.modulus)
+TRANSFORM_MODULI = tuple(plane.modulus for plane in WIDE.planes)
+"""The primes whose share points are a subgroup; SOLINAS31 is the first."""
+FAST_MODULI = (*TRANSFORM_MODULI, MERSENNE31.modulus)
+_MOST_INNER = 1 << 14  # kMostInner of csrc/digits.cuh: what an int32 sum of digits holds
+_MOST_DIGITS = 1 << 26  # words: 256 MiB
 
 
 def modulus_reason(modulus: int) -> str | None:
-    """Why no field kernel serves this modulus; None when one does."""
-    if modulus in FAST_MODULI:
-        return None
-    return f"modulus {modulus} has no kernel; SOLINAS31 and MERSENNE31 have"
+    """Why no field kernel serves this field's code; None when one does."""
+    for prime in plane_moduli(modulus):
+        if prime not in FAST_MODULI:
+            return f"modulus {prime} has no kernel; SOLINAS31, MERSENNE31 and WIDE have"
+    return None
+
+
+def planes(modulus: int, *tensors: torch.Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Each plane's prime and its part of the tensors: views of what stands at the leading axis.
+
+    Args:
+        modulus: a field's code; of one prime field there is one plane, and nothing is taken apart.
+        tensors: residues, or None, which stays.
+    """
+    moduli = plane_moduli(modulus)
+    for number, prime in enumerate(moduli):
+        yield prime, *(t if t is None or len(moduli) == 1 else t[number] for t in tensors)
+
+
+def each_plane(
+    place: int, *tensors: int
+) -> Callable[[Callable[..., torch.Tensor]], Callable[..., torch.Tensor]]:
+    """Let a function of one prime serve two: it is called for each plane, and results are stacked.
+
+    Args:
+        place: of the modulus among the positional arguments.
+        tensors: the places of those that have planes.
+    """
+
+    def wrap(run: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        @functools.wraps(run)
+        def every(*args: Any) -> torch.Tensor:
+            if args[place] < 2**31:
+                return run(*args)
+            results = []
+            for prime, *parts in planes(args[place], *(args[t] for t in tensors)):
+                changed = dict(zip(tensors, parts, strict=True)) | {place: prime}
+                results.append(run(*(changed.get(i, value) for i, value in enumerate(args))))
+            return torch.stack(results)
+
+        return every
+
+    return wrap
 
 
 def cpu_reason(tensor: torch.Tensor) -> str | None:
@@ -106,11 +150,40 @@ def addresses(tensors: list[torch.Tensor], each: int) -> torch.Tensor | None:
     return found if alike else None
 
 
-def workspace(device: torch.device, kept_rows: int = 0) -> torch.Tensor | None:
-    """Scratch memory of the modular products on CPU, wiped by the kernel; None on CUDA."""
+def digit_words(rows: int, columns: int, *inner: int) -> int:
+    """Words of scratch that a modular product on int8 matrix units wants; 0 where others serve.
+
+    The matrix units win where a product has 16 rows or more: 16 of their multiply-adds make one of
+    the field (csrc/digits.cuh), against one wide multiplication of the other kernels.
+
+    Args:
+        rows: of the left factor, the one that becomes digits, 16 bytes for each element.
+        columns: of the right factor; fewer than a tile has leave the matrix units idle.
+        inner: columns of the left factor, each kind of them rounded up to eights.
+    """
+    octets = sum((count + 7) // 8 for count in inner)
+    size = (rows + 7) // 8 * octets * 256
+    fits = 0 < sum(inner) <= _MOST_INNER and size <= _MOST_DIGITS
+    return size if fits and rows >= 16 and columns >= 64 else 0
+
+
+def workspace(device: torch.device, kept_rows: int = 0, digits: int = 0) -> torch.Tensor | None:
+    """Scratch memory of the modular products, wiped by the kernel; None where they want none.
+
+    Args:
+        device: where they run.
+        kept_rows: what ``product_workspace`` on a CPU is asked for.
+        digits: words that they want on CUDA, from :func:`digit_words`.
+    """
     if device.type != "cpu":
-        return None
+        return torch.empty(digits, dtype=torch.int32, device=device) if digits else None
     size = _C.product_workspace(kept_rows, torch.get_num_threads())
+    return torch.empty(size, dtype=torch.int32)
+
+
+def transform_workspace(shares: int, blocks: int, privacy: int) -> torch.Tensor:
+    """Scratch memory of an encoding by transforms on CPU, wiped by the kernel."""
+    size = _C.transform_workspace(shares, blocks, privacy, torch.get_num_threads())
     return torch.empty(size, dtype=torch.int32)
 
 

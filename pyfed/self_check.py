@@ -9,7 +9,7 @@ import torch
 
 from pyfed import ops
 from pyfed.checks import check
-from pyfed.fields import SOLINAS31
+from pyfed.fields import SOLINAS31, WIDE
 from pyfed.keys import Key
 from pyfed.op import OPS, Backend, Op, use_backend
 
@@ -68,6 +68,12 @@ SAMPLES: dict[str, Callable[[str], tuple[Any, ...]]] = {
     "add_masks_": lambda d: ops.add_masks_.prepare(
         _ramp(d, 100), [_KEY, _KEY.derive("other")], [1, -1], SOLINAS31, start=3
     ),
+    "quantize_mask": lambda d: ops.quantize_mask.prepare(
+        torch.linspace(-1, 1, 50, device=d), 1024.0, 0.75, SOLINAS31, [_KEY], [-1], _KEY, 3
+    ),
+    "decode_sum": lambda d: ops.decode_sum.prepare(
+        _ramp(d, 5, 20), _ramp(d, 4, 7), _ramp(d, 3, 4), SOLINAS31, 1024.0
+    ),
     "discrete_gaussian": lambda d: ops.discrete_gaussian.prepare(50, 20.0, _KEY, device=d),
     "field_matmul": lambda d: ops.field_matmul.prepare(_ramp(d, 5, 7), _ramp(d, 7, 9), SOLINAS31),
     "field_sum": lambda d: ops.field_sum.prepare(_ramp(d, 3, 20), SOLINAS31, weights=[1, 2, 3]),
@@ -75,8 +81,12 @@ SAMPLES: dict[str, Callable[[str], tuple[Any, ...]]] = {
         torch.linspace(-1, 1, 50, device=d), 1024.0, 0.75, SOLINAS31, _KEY
     ),
     "dequantize": lambda d: ops.dequantize.prepare(_ramp(d, 50), 1024.0, SOLINAS31),
+    "field_lift": lambda d: ops.field_lift.prepare(_ramp(d, 2, 30), WIDE),
     "lagrange_encode": lambda d: ops.lagrange_encode.prepare(
         _ramp(d, 20), _ramp(d, 6, 4), _KEY, SOLINAS31, blocks=3
+    ),
+    "quantize_encode": lambda d: ops.quantize_encode.prepare(
+        torch.linspace(-1, 1, 20, device=d), 1024.0, 0.75, _ramp(d, 6, 4), _KEY, SOLINAS31, blocks=3
     ),
     "lagrange_decode": lambda d: ops.lagrange_decode.prepare(
         _ramp(d, 4, 7), _ramp(d, 3, 4), SOLINAS31, 20

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from case import with_tensors
+from pyfed.fields import plane_moduli
 from pyfed.op import OPS
 
 Args = dict[str, Any]
@@ -41,7 +42,7 @@ def _each(args: Args, name: str, values: tuple[float, ...], words: str) -> Bad:
 
 def _residues_and_floats(args: Args) -> Bad:
     """A residue outside the field, or a float that is not finite, in any tensor."""
-    modulus = args["modulus"]
+    modulus = max(plane_moduli(args["modulus"]))  # which is a residue of no plane
     for name, value in args.items():
         if not isinstance(value, torch.Tensor) or name == "key":
             continue
@@ -52,7 +53,12 @@ def _residues_and_floats(args: Args) -> Bad:
 
 
 def _masked(args: Args) -> Bad:
-    yield from _each(args, "residues", (args["modulus"], -1, -(2**31)), r"outside \[0, ")
+    modulus = max(plane_moduli(args["modulus"]))
+    yield from _each(args, "residues", (modulus, -1, -(2**31)), r"outside \[0, ")
+
+
+def _uploaded(args: Args) -> Bad:
+    yield from _each(args, "values", NOT_FINITE, "NaN or infinite")
 
 
 def _padding(args: Args, name: str, length: int) -> Bad:
@@ -180,6 +186,7 @@ def _sketched(args: Args) -> Bad:
 
 _MAKERS: dict[str, Callable[[Args], Bad]] = {
     "add_masks_": _masked,
+    "quantize_mask": _uploaded,
     "mask_pack": lambda args: iter(()),  # every bool is good
     "mask_unpack": _packed,
     "mask_popcount": _packed,

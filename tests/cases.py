@@ -6,12 +6,14 @@ Every case must run on every backend. Adding an op means adding its cases here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 import torch
 
 from bank_cases import BANK_MAKERS
 from case import KEY, Case
 from discrete_cases import discrete_gaussian
+from encode_cases import quantize_encode, standard_encode
 from lora_cases import LORA_MAKERS
 from mask_cases import MASK_MAKERS
 from mean_cases import masked_mean
@@ -19,6 +21,8 @@ from pairwise_cases import add_masks
 from pyfed import MERSENNE31, SOLINAS31, Field
 from selection_cases import mask_prune, mask_select
 from sketch_cases import sketch
+from upload_cases import decode_sum, quantize_mask
+from wide_cases import WIDE_MAKERS
 
 FIELDS = (SOLINAS31, MERSENNE31)
 TINY = Field("tiny", 5)  # a candidate is rejected with probability 3/8
@@ -132,6 +136,11 @@ def _dequantize() -> Iterator[Case]:
         yield Case(f"{f.name}, large", (residues(f.modulus, 300_007), 2.0**13, f), large=True)
 
 
+def _field_lift() -> Iterator[Case]:
+    for f in (*FIELDS, TINY):
+        yield Case(f"{f.name}, (3, 35)", (residues(f.modulus, 3, 35), f))
+
+
 def _lagrange_encode() -> Iterator[Case]:
     for f in FIELDS:
         for length, shares, blocks, privacy, stream, start in (
@@ -176,12 +185,16 @@ _MAKERS: dict[str, Callable[[], Iterator[Case]]] = {
     "random_words": _random_words,
     "random_residues": _random_residues,
     "add_masks_": add_masks,
+    "quantize_mask": quantize_mask,
+    "decode_sum": decode_sum,
     "discrete_gaussian": discrete_gaussian,
     "field_matmul": _field_matmul,
     "field_sum": _field_sum,
     "quantize": _quantize,
     "dequantize": _dequantize,
-    "lagrange_encode": _lagrange_encode,
+    "field_lift": _field_lift,
+    "lagrange_encode": lambda: chain(_lagrange_encode(), standard_encode()),
+    "quantize_encode": quantize_encode,
     "lagrange_decode": _lagrange_decode,
     **MASK_MAKERS,
     "mask_select": mask_select,
@@ -194,3 +207,5 @@ _MAKERS: dict[str, Callable[[], Iterator[Case]]] = {
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(20)
     CASES = {op: tuple(maker()) for op, maker in _MAKERS.items()}
+    for op, maker in WIDE_MAKERS.items():
+        CASES[op] += tuple(maker())

@@ -22,8 +22,9 @@ from draw import SIZES, Draw
 from lora_draws import LORA_DRAWERS
 from mask_draws import MASK_DRAWERS
 from pairwise_draws import add_masks
-from pyfed import MERSENNE31, SOLINAS31, Field, Key
+from pyfed import MERSENNE31, SOLINAS31, WIDE, Field, Key, LagrangeCode
 from sketch_draws import sketch
+from upload_draws import decode_sum, quantize_mask
 
 TINY = tuple(Field(f"tiny{p}", p) for p in (3, 5, 7, 11, 13, 17, 257))
 
@@ -136,6 +137,25 @@ def _dequantize(rng: random.Random) -> Draw:
     return Draw((_tensor(residues, count), scale, field), {}, wanted)
 
 
+def _field_lift(rng: random.Random) -> Draw:
+    """Residues of integers that are known from the start."""
+    count = rng.choice(SIZES)
+    if rng.randrange(2):
+        field = rng.choice((*TINY, SOLINAS31, MERSENNE31))
+        p = field.modulus
+        values = [v % p for v in _residues(rng, p, count)]
+        wanted = [v if 2 * v < p else v - p for v in values]
+        return Draw((_tensor(values, count), field), {}, wanted)
+    p, q = WIDE.first.modulus, WIDE.second.modulus
+    half = (p * q - 1) // 2
+    ends = (0, 1, -1, half, -half, half - 1, 1 - half, p, -p, q, -q)
+    wanted = [
+        rng.choice(ends) if rng.randrange(3) else rng.randint(-half, half) for _ in range(count)
+    ]
+    planes = [[value % prime for value in wanted] for prime in (p, q)]
+    return Draw((_tensor(planes, 2, count), WIDE), {}, wanted)
+
+
 def _lagrange_encode(rng: random.Random) -> Draw:
     """Checks the layout and the random rows; the matrix is any matrix."""
     field, key = _field(rng), _key(rng)
@@ -157,6 +177,24 @@ def _lagrange_encode(rng: random.Random) -> Draw:
     return Draw(args, kwargs, [*chain(*product)])
 
 
+def _quantize_encode(rng: random.Random) -> Draw:
+    """The matrix is a code's, or the same with no word about it."""
+    field, key = _field(rng), _key(rng)
+    p, blocks, privacy = field.modulus, rng.randrange(1, 6), rng.randrange(3)
+    shares, length = blocks + privacy + rng.randrange(3), rng.choice(SIZES)
+    columns = -(-length // blocks)
+    stream = rng.choice((0, rng.randrange(2**32)))
+    start = rng.choice((0, rng.randrange(64), 2**36 // blocks - columns))
+    values = [oracles.float32(rng.uniform(-2.0, 2.0)) for _ in range(length)]
+    words = {"stream": stream, "start": start * blocks}
+    residues = oracles.quantize(values, 2.0**12, 1.5, p, key, **words)
+    wanted = oracles.encode(residues, key, p, shares, blocks, privacy, stream, start)
+    matrix = LagrangeCode(shares, blocks, privacy, field).encoding_matrix()
+    args = torch.tensor(values), 2.0**12, 1.5, matrix, Key(key), field, blocks
+    how = {"stream": stream, "start_column": start, "standard": bool(rng.randrange(4))}
+    return Draw(args, how, [*chain(*wanted)])
+
+
 def _lagrange_decode(rng: random.Random) -> Draw:
     field = _field(rng)
     p, blocks, threshold = field.modulus, rng.randrange(1, 9), rng.randrange(1, 12)
@@ -173,12 +211,16 @@ _DRAWERS: dict[str, Callable[[random.Random], Draw]] = {
     "random_words": _random_words,
     "random_residues": _random_residues,
     "add_masks_": add_masks,
+    "quantize_mask": quantize_mask,
+    "decode_sum": decode_sum,
     "discrete_gaussian": discrete_gaussian,
     "field_matmul": _field_matmul,
     "field_sum": _field_sum,
     "quantize": _quantize,
     "dequantize": _dequantize,
+    "field_lift": _field_lift,
     "lagrange_encode": _lagrange_encode,
+    "quantize_encode": _quantize_encode,
     "lagrange_decode": _lagrange_decode,
     **MASK_DRAWERS,
     **LORA_DRAWERS,

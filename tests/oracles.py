@@ -13,8 +13,9 @@ import struct
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-P_SOLINAS, P_MERSENNE = 2**31 - 2**17 + 1, 2**31 - 1
-FIELD_IDS = {P_SOLINAS: 1, P_MERSENNE: 2}  # every other prime is a test field, with number 0
+P_SOLINAS, P_MERSENNE, P_SECOND = 2**31 - 2**17 + 1, 2**31 - 1, 2**31 - 2**19 + 1
+GENERATORS = {P_SOLINAS: 5, P_SECOND: 19}  # of the fields whose points are roots of unity
+FIELD_IDS = {P_SOLINAS: 1, P_MERSENNE: 2, P_SECOND: 3}  # every other prime has number 0
 WORDS, RESIDUES, ROUNDING, PADDING = 0, 1, 2, 3  # purposes
 QUARTERS = (
     *((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15)),  # columns
@@ -77,14 +78,15 @@ def residue(key: bytes, index: int, p: int, **where: int) -> int:
 
 def points(p: int, shares: int, blocks: int) -> tuple[list[int], list[int]]:
     """Points of the shares and of the data blocks."""
-    if p != P_SOLINAS:
+    if p not in GENERATORS:
         return [p - 1 - j for j in range(shares)], [k + 1 for k in range(blocks)]
-    omega = pow(5, (p - 1) >> 12, p)
+    generator = GENERATORS[p]
+    omega = pow(generator, (p - 1) >> 12, p)
 
     def root(i: int) -> int:
         return pow(omega, int(f"{i:012b}"[::-1], 2), p)
 
-    return [root(j) for j in range(shares)], [5 * root(k) % p for k in range(blocks)]
+    return [root(j) for j in range(shares)], [generator * root(k) % p for k in range(blocks)]
 
 
 def interpolate(xs: Sequence[int], ys: Sequence[int], x: int, p: int) -> int:

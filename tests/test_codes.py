@@ -260,8 +260,8 @@ def test_impossible_codes_are_refused(
 @pytest.mark.parametrize(
     ("data", "key", "error", "words"),
     [
-        (ROWS, KEY, ArgumentError, "residues has 2 dimensions"),
-        (ROWS[0].float(), KEY, DtypeError, "residues has dtype torch.float32"),
+        (ROWS, KEY, ArgumentError, "data has 2 dimensions"),
+        (ROWS[0].float(), KEY, DtypeError, "data has dtype torch.float32"),
         (ROWS[0], bytes(32), DtypeError, "key is bytes"),
         (-1 - ROWS[0], KEY, ArgumentError, "outside"),
     ],

@@ -35,7 +35,9 @@ ON_DEVICES = pytest.mark.parametrize("device", DEVICES)
 EVERY_OP = pytest.mark.parametrize("op", OPS)
 # What a message tells the caller to do; mask_select looks at the values alone, its result is bool.
 ADVICE = {
-    **dict.fromkeys(("quantize", "masked_mean", "weighted_mean"), "detach"),
+    **dict.fromkeys(
+        ("quantize", "quantize_encode", "quantize_mask", "masked_mean", "weighted_mean"), "detach"
+    ),
     **{op: "no_grad" for op in OPS if OPS[op].written and op != "add_masks_"},
 }
 WITHOUT_ADVICE = ("mask_select",)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import oracles
-from pyfed import MERSENNE31, SOLINAS31, Field, Key, LagrangeCode, codes, locate
+from pyfed import MERSENNE31, SOLINAS31, Field, Key, LagrangeCode, chosen, locate
 from pyfed.errors import ArgumentError, DecodeError
 from pyfed.ops.lagrange import lagrange_decode
 
@@ -163,7 +163,7 @@ def test_rows_around_wrong_ones_decode_piece_by_piece(
         decoded_columns.append(rows.shape[1])
         return lagrange_decode(rows, *rest)
 
-    monkeypatch.setattr(codes, "lagrange_decode", watched)
+    monkeypatch.setattr(chosen, "lagrange_decode", watched)
     data = torch.arange(47, dtype=torch.int32)
     rows = CODE.encode(data, KEY)
     for wrong in itertools.combinations(range(8), 2):

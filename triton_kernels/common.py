@@ -40,8 +40,9 @@ def report_any(word, bad, BIT: tl.constexpr):
 def canonical(value, modulus):
     """The residue in [0, p) of any uint64, as uint32.
 
-    With 2^31 ≡ c = 2^31 - p, and c < 2^17 here, the three folds give
-    value < 2^64 → < 2^33 · c + 2^31 < 2^51 → < 2^20 · c + 2^31 < 2^38 → < 2^7 · c + 2^31 < 2p.
+    With 2^31 ≡ c = 2^31 - p, and c < 2^19 here, the three folds give
+    value < 2^64 → < 2^33 · c + 2^31 < 2^53 → < 2^22 · c + 2^31 < 2^42 → < 2^11 · c + 2^31 < 2p:
+    2^30 + 2^31 at most, and 2p > 2^32 - 2^20.
     """
     prime = modulus.to(tl.uint64)
     excess = 2147483648 - prime

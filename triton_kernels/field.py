@@ -1,4 +1,4 @@
-"""Exact products and sums of residues modulo SOLINAS31 or MERSENNE31 in Triton."""
+"""Exact products and sums of residues modulo the primes with fast kernels in Triton."""
 
 import torch
 import triton
@@ -42,7 +42,7 @@ def field_sum_kernel(
         else:
             low += value
     report_any(word, largest >= modulus.to(tl.uint32), BAD_RESIDUE)
-    # 2^32 ≡ 2c < 2^18 and canonical(high) < 2^31: the joined sum is below 2^31 + 2^49.
+    # 2^32 ≡ 2c < 2^20 and canonical(high) < 2^31: the joined sum is below 2^31 + 2^51.
     above = canonical(high, modulus).to(tl.uint64) * (2 * (2147483648 - modulus.to(tl.uint64)))
     total = canonical(canonical(low, modulus).to(tl.uint64) + above, modulus)
     tl.store(out + index, total.to(tl.int32, bitcast=True), mask=inside)
@@ -56,7 +56,7 @@ def field_matmul(
     Args:
         a: (m, k).
         b: (k, n).
-        modulus: 2^31 - 2^17 + 1 or 2^31 - 1.
+        modulus: 2^31 - 2^17 + 1, 2^31 - 2^19 + 1 or 2^31 - 1.
         word: gets bit 1 when an element lies outside [0, p).
     """
     (m, k), n = a.shape, b.shape[1]
@@ -80,7 +80,7 @@ def field_sum(
     Args:
         x: (clients, …).
         weights: (clients,) residues, or None for all 1.
-        modulus: 2^31 - 2^17 + 1 or 2^31 - 1.
+        modulus: 2^31 - 2^17 + 1, 2^31 - 2^19 + 1 or 2^31 - 1.
         word: gets bit 1 when an element lies outside [0, p).
     """
     x = x.contiguous()

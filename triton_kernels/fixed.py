@@ -14,6 +14,31 @@ from .random import LANES, ROUNDING, chacha20, domain_of, tile_of_blocks
 BLOCK = 2048
 
 
+@triton.jit
+def rounded_tile(x, key, counter, scale, clip, stream, DOMAIN: tl.constexpr, RANDOM: tl.constexpr):
+    """A tile of floats in steps, at random by the words of a key or half to even, as int32.
+
+    Also gives the bools that say where the floats are NaN or infinite, which count as 0.
+    """
+    # An exponent of all ones is a NaN or an infinity; found in the bits, no minimum can hide it.
+    unbounded = (x.to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
+    x = tl.where(unbounded, 0.0, x)
+    y = tl.minimum(tl.maximum(x, -clip), clip) * scale  # |y| ≤ 2^30 - 2^20
+    whole = y.to(tl.int32)
+    part = y - whole.to(tl.float32)  # in (-1, 1), with the sign of y
+    if RANDOM:
+        stream = stream.to(tl.uint32)
+        noise = tl.reshape(chacha20(key, counter, stream * 0, stream, stream * 0 + DOMAIN), x.shape)
+        steps = (part * 16777216.0).to(tl.int32) + (noise >> 8).to(tl.int32)  # < 2^25
+        rounded = whole + (steps >> 24)
+    else:
+        # Half to even: a half moves away from zero only from an odd whole part.
+        size = tl.abs(part)
+        away = (size > 0.5) | ((size == 0.5) & ((whole & 1) != 0))
+        rounded = whole + tl.where(away, tl.where(part < 0, -1, 1), 0)
+    return rounded, unbounded
+
+
 @triton.jit(
     do_not_specialize=[
         *("values", "key", "scale", "clip", "modulus", "block", "lead", "count", "stream"),
@@ -38,22 +63,7 @@ def quantize_kernel(
     """The residues of one tile of values."""
     counter, first, local, inside = tile_of_blocks(block, lead, count, LANES)
     x = tl.load(values + first + local, mask=inside, other=0.0)
-    # An exponent of all ones is a NaN or an infinity; found in the bits, no minimum can hide it.
-    unbounded = (x.to(tl.int32, bitcast=True) & 0x7F800000) == 0x7F800000
-    x = tl.where(unbounded, 0.0, x)
-    y = tl.minimum(tl.maximum(x, -clip), clip) * scale  # |y| ≤ 2^30 - 2^20
-    whole = y.to(tl.int32)
-    part = y - whole.to(tl.float32)  # in (-1, 1), with the sign of y
-    if RANDOM:
-        stream = stream.to(tl.uint32)
-        noise = tl.reshape(chacha20(key, counter, stream * 0, stream, stream * 0 + DOMAIN), x.shape)
-        steps = (part * 16777216.0).to(tl.int32) + (noise >> 8).to(tl.int32)  # < 2^25
-        rounded = whole + (steps >> 24)
-    else:
-        # Half to even: a half moves away from zero only from an odd whole part.
-        size = tl.abs(part)
-        away = (size > 0.5) | ((size == 0.5) & ((whole & 1) != 0))
-        rounded = whole + tl.where(away, tl.where(part < 0, -1, 1), 0)
+    rounded, unbounded = rounded_tile(x, key, counter, scale, clip, stream, DOMAIN, RANDOM)
     residue = tl.where(rounded < 0, rounded + modulus, rounded)
     tl.store(out + first + local, residue, mask=inside)
     report_any(word, unbounded, NOT_FINITE)

@@ -116,7 +116,7 @@ def lagrange_encode(
         matrix: (shares, blocks + privacy).
         key: int32 (8,): residue ``start_column + c`` of row t of purpose 3 is random row t of
             column c.
-        modulus: 2^31 - 2^17 + 1 or 2^31 - 1.
+        modulus: 2^31 - 2^17 + 1, 2^31 - 2^19 + 1 or 2^31 - 1.
         blocks: data rows in a column.
         stream: from 0 to 2^32 - 1.
         start_column: index of the first column's random residues.
@@ -161,7 +161,7 @@ def lagrange_decode(
     Args:
         rows: (threshold, columns) residues.
         matrix: (blocks, threshold) residues.
-        modulus: 2^31 - 2^17 + 1 or 2^31 - 1.
+        modulus: 2^31 - 2^17 + 1, 2^31 - 2^19 + 1 or 2^31 - 1.
         length: elements to give back, at most blocks · columns.
         word: gets bit 1 when an element lies outside [0, p).
     """

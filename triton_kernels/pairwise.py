@@ -8,6 +8,27 @@ from .common import ALL_REJECTED, BAD_RESIDUE, ceil_div, clear_shared, report_an
 from .random import LANES, RESIDUES, domain_of, residues, tile_of_blocks
 
 
+@triton.jit
+def masked_tile(total, keys, signs, masks, counter, stream, domain, inside, modulus, low_bits):
+    """A tile of residues, uint32 (blocks, 16), with the signed residues of all keys added.
+
+    Also gives the bools that say where 16 candidates in a row were rejected, and nothing is added.
+    """
+    stream, domain = stream.to(tl.uint32), domain.to(tl.uint32)
+    modulus, low_bits = modulus.to(tl.uint32), low_bits.to(tl.uint32)
+    failed = total != total
+    for number in range(0, masks):
+        mask, rejected = residues(
+            *(keys + 8 * number, counter, stream * 0, stream, domain, inside, modulus, low_bits),
+        )
+        failed = failed | rejected
+        mask = tl.where(rejected, 0, mask)
+        # What is added is at most p, and the total at most p - 1: below 2p < 2^32 together.
+        total += tl.where(tl.load(signs + number) < 0, modulus - mask, mask)
+        total = tl.where(total >= modulus, total - modulus, total)
+    return total, failed
+
+
 @triton.jit(
     do_not_specialize=[
         *("values", "keys", "signs", "block", "lead", "count", "masks", "stream", "domain"),
@@ -31,21 +52,13 @@ def add_masks_kernel(
 ):
     """Add all masks to the elements of one tile of blocks."""
     counter, first, local, inside = tile_of_blocks(block, lead, count, LANES)
-    stream, domain = stream.to(tl.uint32), domain.to(tl.uint32)
-    modulus, low_bits = modulus.to(tl.uint32), low_bits.to(tl.uint32)
     total = tl.load(values + first + local, mask=inside, other=0).to(tl.uint32, bitcast=True)
-    report_any(word, total >= modulus, BAD_RESIDUE)
-    total = tl.where(total >= modulus, 0, total)  # masked all the same
-    failed = tl.zeros((LANES, 16), tl.int1)
-    for number in range(0, masks):
-        mask, rejected = residues(
-            *(keys + 8 * number, counter, stream * 0, stream, domain, inside, modulus, low_bits),
-        )
-        failed = failed | rejected
-        mask = tl.where(rejected, 0, mask)
-        # What is added is at most p, and the total at most p - 1: below 2p < 2^32 together.
-        total += tl.where(tl.load(signs + number) < 0, modulus - mask, mask)
-        total = tl.where(total >= modulus, total - modulus, total)
+    outside = total >= modulus.to(tl.uint32)
+    report_any(word, outside, BAD_RESIDUE)
+    total = tl.where(outside, 0, total)  # masked all the same
+    total, failed = masked_tile(
+        total, keys, signs, masks, counter, stream, domain, inside, modulus, low_bits
+    )
     tl.store(values + first + local, total.to(tl.int32, bitcast=True), mask=inside)
     report_any(word, failed, ALL_REJECTED)
     clear_shared()

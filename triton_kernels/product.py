@@ -1,4 +1,4 @@
-"""Exact products of residues modulo SOLINAS31 or MERSENNE31 on int8 matrix units.
+"""Exact products of residues modulo the primes with fast kernels, on int8 matrix units.
 
 Take the left factor w and the right one x centred, so that they lie in [-2^30, 2^30], and write
 in base 256 with digits from -128 to 127:
@@ -233,7 +233,7 @@ def digits_of(
         split: how many of them come before the padding to whole tiles that separates the columns
             that meet data from those that meet random rows.
         tiles: the tile sizes.
-        modulus: 2^31 - 2^17 + 1 or 2^31 - 1.
+        modulus: 2^31 - 2^17 + 1, 2^31 - 2^19 + 1 or 2^31 - 1.
         word: gets bit 1 when an element of these columns lies outside [0, p).
 
     Returns:
@@ -275,7 +275,7 @@ def product(
         left: int32 (rows, inner), contiguous, or transposed.
         right: int32 (inner, columns), contiguous, or transposed.
         shape: rows, inner and columns, none of them 0.
-        modulus: 2^31 - 2^17 + 1 or 2^31 - 1.
+        modulus: 2^31 - 2^17 + 1, 2^31 - 2^19 + 1 or 2^31 - 1.
         word: gets bit 1 when an element lies outside [0, p).
         left_transposed: whether ``left`` is (inner, rows).
         right_transposed: whether ``right`` is (columns, inner).

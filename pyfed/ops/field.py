@@ -8,15 +8,23 @@ from typing import Any
 import torch
 
 from pyfed import native
-from pyfed.checks import BAD_RESIDUE, expect_field, expect_int, expect_tensor, report
+from pyfed.checks import (
+    BAD_RESIDUE,
+    expect_field,
+    expect_int,
+    expect_residues,
+    expect_tensor,
+    report,
+)
 from pyfed.errors import ArgumentError, DtypeError
-from pyfed.fields import Field
+from pyfed.fields import Field, plane_moduli
 from pyfed.op import Op
 
 
 def check_residues(op: str, values: torch.Tensor, modulus: int) -> None:
-    """Report residues outside [0, modulus)."""
-    report(op, (values < 0) | (values >= modulus), BAD_RESIDUE)
+    """Report residues outside [0, p), of each plane where ``modulus`` is the code of two."""
+    for prime, plane in native.planes(modulus, values):
+        report(op, (plane < 0) | (plane >= prime), BAD_RESIDUE)
 
 
 def product_reference(a: torch.Tensor, b: torch.Tensor, modulus: int) -> torch.Tensor:
@@ -27,6 +35,7 @@ def product_reference(a: torch.Tensor, b: torch.Tensor, modulus: int) -> torch.T
     return out
 
 
+@native.each_plane(2, 0, 1)
 def _field_matmul_reference(a: torch.Tensor, b: torch.Tensor, modulus: int) -> torch.Tensor:
     for values in (a, b):
         check_residues("field_matmul", values, modulus)
@@ -34,9 +43,10 @@ def _field_matmul_reference(a: torch.Tensor, b: torch.Tensor, modulus: int) -> t
 
 
 def _field_matmul_fake(a: torch.Tensor, b: torch.Tensor, modulus: int) -> torch.Tensor:
-    return a.new_empty(a.shape[0], b.shape[1])
+    return a.new_empty(*a.shape[:-1], b.shape[-1])
 
 
+@native.each_plane(2, 0, 1)
 def _field_sum_reference(
     x: torch.Tensor, weights: torch.Tensor | None, modulus: int
 ) -> torch.Tensor:
@@ -51,7 +61,12 @@ def _field_sum_reference(
 
 
 def _field_sum_fake(x: torch.Tensor, weights: torch.Tensor | None, modulus: int) -> torch.Tensor:
-    return x.new_empty(x.shape[1:])
+    return x.new_empty(_summed(x, modulus))
+
+
+def _summed(x: torch.Tensor, modulus: int) -> torch.Size:
+    """The shape without the clients, who stand behind the planes."""
+    return x.shape[1:] if modulus < 2**31 else x.shape[:1] + x.shape[2:]
 
 
 field_matmul_op = Op(
@@ -70,10 +85,11 @@ field_sum_op = Op(
 @field_matmul_op.kernel("cuda", lambda a, b, p: native.cuda_reason(a) or native.modulus_reason(p))
 def _field_matmul_native(a: torch.Tensor, b: torch.Tensor, modulus: int) -> torch.Tensor:
     a, b = a.contiguous(), b.contiguous()
-    (m, k), n = a.shape, b.shape[1]
-    out = a.new_empty(m, n)
-    scratch = native.workspace(a.device)
-    native.run("field_matmul", a.device, a, b, m, k, n, modulus, out, scratch)
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    out = a.new_empty(*a.shape[:-1], n)
+    scratch = native.workspace(a.device, digits=native.digit_words(m, n, k))
+    for prime, left, right, product in native.planes(modulus, a, b, out):
+        native.run("field_matmul", a.device, left, right, m, k, n, prime, product, scratch)
     return out
 
 
@@ -82,14 +98,17 @@ def _field_matmul_native(a: torch.Tensor, b: torch.Tensor, modulus: int) -> torc
 def _field_sum_native(x: torch.Tensor, weights: torch.Tensor | None, modulus: int) -> torch.Tensor:
     x = x.contiguous()
     weights = None if weights is None else weights.contiguous()
-    out = x.new_empty(x.shape[1:])
-    native.run("field_sum", x.device, x, weights, x.shape[0], out.numel(), modulus, out)
+    out = x.new_empty(_summed(x, modulus))
+    for prime, rows, factors, total in native.planes(modulus, x, weights, out):
+        clients, count = rows.shape[0], total.numel()
+        native.run("field_sum", x.device, rows, factors, clients, count, prime, total)
     return out
 
 
 @field_matmul_op.kernel(
     "triton", lambda a, b, p: native.triton_reason(a) or native.modulus_reason(p)
 )
+@native.each_plane(2, 0, 1)
 def _field_matmul_triton(a: torch.Tensor, b: torch.Tensor, modulus: int) -> Any:
     from pyfed.triton_kernels import field as kernels
 
@@ -98,6 +117,7 @@ def _field_matmul_triton(a: torch.Tensor, b: torch.Tensor, modulus: int) -> Any:
 
 
 @field_sum_op.kernel("triton", lambda x, w, p: native.triton_reason(x) or native.modulus_reason(p))
+@native.each_plane(2, 0, 1)
 def _field_sum_triton(x: torch.Tensor, weights: torch.Tensor | None, modulus: int) -> Any:
     from pyfed.triton_kernels import field as kernels
 
@@ -112,7 +132,7 @@ def field_matmul(a: torch.Tensor, b: torch.Tensor, field: Field) -> tuple[Any, .
     Args:
         a: residues, int32 (m, k).
         b: residues, int32 (k, n), on the same device.
-        field: the prime field.
+        field: the prime field, or ``WIDE``; then every tensor has a leading axis of 2 planes.
 
     Returns:
         int32 tensor of shape (m, n), canonical residues in [0, p).
@@ -128,21 +148,24 @@ def field_matmul(a: torch.Tensor, b: torch.Tensor, field: Field) -> tuple[Any, .
         >>> pyfed.ops.field_matmul(a, a, pyfed.MERSENNE31)
         tensor([[1]], dtype=torch.int32)
     """
-    expect_field("field_matmul", field)
-    expect_tensor("field_matmul", "a", a, torch.int32, 2)
-    expect_tensor("field_matmul", "b", b, torch.int32, 2)
-    if a.shape[1] != b.shape[0]:
+    expect_field("field_matmul", field, wide=True)
+    expect_residues("field_matmul", "a", a, field, 2)
+    expect_residues("field_matmul", "b", b, field, 2)
+    if a.shape[-1] != b.shape[-2]:
         raise ArgumentError(
             f"field_matmul: a is {tuple(a.shape)} and b is {tuple(b.shape)}; the columns of a must "
             "be as many as the rows of b"
         )
-    return a, b, field.modulus
+    return a, b, field.code
 
 
 def weight_residues(
     weights: torch.Tensor | Sequence[int], modulus: int, device: torch.device
 ) -> torch.Tensor:
-    """Non-negative integer weights as residues: int32 (clients,)."""
+    """Non-negative integer weights as residues: int32 (clients,), or (2, clients) over a pair.
+
+    ``modulus`` is the field's code.
+    """
     if not isinstance(weights, torch.Tensor):
         if not isinstance(weights, Sequence):
             kind = type(weights).__name__
@@ -152,7 +175,8 @@ def weight_residues(
         weights = torch.tensor(weights, dtype=torch.int64, device=device)
     expect_tensor("field_sum", "weights", weights, (torch.int32, torch.int64), 1)
     # A negative weight stays negative here, so that the value check of the op sees it.
-    return torch.where(weights < 0, -1, weights % modulus).to(torch.int32)
+    rows = [torch.where(weights < 0, -1, weights % prime) for prime in plane_moduli(modulus)]
+    return (torch.stack(rows) if len(rows) > 1 else rows[0]).to(torch.int32)
 
 
 @field_sum_op.public
@@ -163,7 +187,8 @@ def field_sum(
 
     Args:
         x: residues, int32 (clients, …).
-        field: the prime field.
+        field: the prime field, or ``WIDE``; then ``x`` and the result have a leading axis of 2
+            planes, and the weights have none.
         weights: non-negative integers, int64 or int32 (clients,), or a sequence of ints;
             None: all 1.
 
@@ -181,15 +206,18 @@ def field_sum(
         >>> pyfed.ops.field_sum(x, pyfed.SOLINAS31, weights=[10, 1])
         tensor([13, 24], dtype=torch.int32)
     """
-    expect_field("field_sum", field)
-    expect_tensor("field_sum", "x", x, torch.int32)
-    if x.dim() == 0:
-        raise ArgumentError("field_sum: x has no dimension; its first one must count the clients")
-    if weights is None:
-        return x, None, field.modulus
-    residues = weight_residues(weights, field.modulus, x.device)
-    if residues.shape[0] != x.shape[0]:
+    expect_field("field_sum", field, wide=True)
+    expect_residues("field_sum", "x", x, field)
+    axis = len(field.lead)  # of the clients
+    if x.dim() <= axis:
         raise ArgumentError(
-            f"field_sum: weights has {residues.shape[0]} elements; x has {x.shape[0]} rows"
+            f"field_sum: x has shape {tuple(x.shape)}; its axis {axis} must count the clients"
         )
-    return x, residues, field.modulus
+    if weights is None:
+        return x, None, field.code
+    residues = weight_residues(weights, field.code, x.device)
+    if residues.shape[-1] != x.shape[axis]:
+        raise ArgumentError(
+            f"field_sum: weights has {residues.shape[-1]} elements; x has {x.shape[axis]} rows"
+        )
+    return x, residues, field.code

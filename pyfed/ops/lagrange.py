@@ -9,14 +9,15 @@ import torch
 from pyfed import native
 from pyfed.checks import (
     STREAMS,
+    expect_bool,
     expect_field,
     expect_int,
     expect_key,
     expect_range,
-    expect_tensor,
+    expect_residues,
 )
 from pyfed.errors import ArgumentError
-from pyfed.fields import Field
+from pyfed.fields import Field, plane_moduli
 from pyfed.keys import Key
 from pyfed.op import Op
 from pyfed.ops.field import check_residues, product_reference
@@ -27,6 +28,7 @@ def _columns(length: int, blocks: int) -> int:
     return (length + blocks - 1) // blocks
 
 
+@native.each_plane(3, 0, 1)
 def _lagrange_encode_reference(
     data: torch.Tensor,
     matrix: torch.Tensor,
@@ -35,6 +37,7 @@ def _lagrange_encode_reference(
     blocks: int,
     stream: int,
     start_column: int,
+    standard: bool,
 ) -> torch.Tensor:
     for values in (data, matrix):
         check_residues("lagrange_encode", values, modulus)
@@ -56,9 +59,10 @@ def _lagrange_encode_fake(
     blocks: int,
     *rest: Any,
 ) -> torch.Tensor:
-    return data.new_empty(matrix.shape[0], _columns(data.shape[0], blocks))
+    return data.new_empty(*matrix.shape[:-1], _columns(data.shape[-1], blocks))
 
 
+@native.each_plane(2, 0, 1)
 def _lagrange_decode_reference(
     rows: torch.Tensor, matrix: torch.Tensor, modulus: int, length: int
 ) -> torch.Tensor:
@@ -71,12 +75,12 @@ def _lagrange_decode_reference(
 def _lagrange_decode_fake(
     rows: torch.Tensor, matrix: torch.Tensor, modulus: int, length: int
 ) -> torch.Tensor:
-    return rows.new_empty(length)
+    return rows.new_empty(*rows.shape[:-2], length)
 
 
 lagrange_encode_op = Op(
     "lagrange_encode(Tensor data, Tensor matrix, Tensor key, int modulus, int blocks, int stream,"
-    " int start_column) -> Tensor",
+    " int start_column, bool standard) -> Tensor",
     fake=_lagrange_encode_fake,
     reference=_lagrange_encode_reference,
 )
@@ -87,13 +91,35 @@ lagrange_decode_op = Op(
 )
 
 
+def encode_kind(matrix: torch.Tensor, modulus: int, standard: bool) -> str:
+    """Which CPU kernel makes shares: "transform", by number-theoretic transforms, or "encode".
+
+    Measured with AVX2 and AVX-512: transforms take less time than products from 2 shares on, but
+    for many shares of a polynomial with one or two coefficients, where they have nothing to save.
+    """
+    shares, threshold = matrix.shape[-2:]
+    fast = standard and set(plane_moduli(modulus)) <= set(native.TRANSFORM_MODULI)
+    fast = fast and shares > 1 and (shares <= 16 or threshold > 2)
+    return "transform" if fast else "encode"
+
+
+def encode_workspace(
+    kind: str, matrix: torch.Tensor, blocks: int, columns: int
+) -> torch.Tensor | None:
+    """Scratch memory of an encoding, wiped by the kernel; None where it wants none."""
+    shares, threshold = matrix.shape[-2:]
+    if kind == "transform":
+        return native.transform_workspace(shares, blocks, threshold - blocks)
+    digits = native.digit_words(shares, columns, blocks, threshold - blocks)
+    return native.workspace(matrix.device, digits=digits)
+
+
 def _encode_reason(data: torch.Tensor, modulus: int, where: Any) -> str | None:
     return where(data) or native.modulus_reason(modulus)
 
 
-@lagrange_encode_op.kernel("cpu", lambda d, m, k, p, *r: _encode_reason(d, p, native.cpu_reason))
-@lagrange_encode_op.kernel("cuda", lambda d, m, k, p, *r: _encode_reason(d, p, native.cuda_reason))
 def _lagrange_encode_native(
+    kind: str,
     data: torch.Tensor,
     matrix: torch.Tensor,
     key: torch.Tensor,
@@ -103,14 +129,29 @@ def _lagrange_encode_native(
     start_column: int,
 ) -> torch.Tensor:
     data, matrix, key = data.contiguous(), matrix.contiguous(), key.contiguous()
-    shares, threshold = matrix.shape
-    out = data.new_empty(shares, _columns(data.numel(), blocks))
-    scratch = native.workspace(data.device)
-    native.run(
-        *("lagrange_encode", data.device, data, data.numel(), matrix, shares, blocks),
-        *(threshold - blocks, key, stream, start_column, modulus, out, scratch),
-    )
+    (shares, threshold), length = matrix.shape[-2:], data.shape[-1]
+    out = data.new_empty(*matrix.shape[:-1], _columns(length, blocks))
+    scratch = encode_workspace(kind, matrix, blocks, out.shape[-1])
+    for prime, values, factors, plane in native.planes(modulus, data, matrix, out):
+        native.run(
+            *(f"lagrange_{kind}", data.device, values, length, factors, shares, blocks),
+            *(threshold - blocks, key, stream, start_column, prime, plane, scratch),
+        )
     return out
+
+
+@lagrange_encode_op.kernel("cpu", lambda d, m, k, p, *r: _encode_reason(d, p, native.cpu_reason))
+def _lagrange_encode_cpu(
+    data: torch.Tensor, matrix: torch.Tensor, key: torch.Tensor, modulus: int, *rest: Any
+) -> torch.Tensor:
+    *where, standard = rest
+    kind = encode_kind(matrix, modulus, standard)
+    return _lagrange_encode_native(kind, data, matrix, key, modulus, *where)
+
+
+@lagrange_encode_op.kernel("cuda", lambda d, m, k, p, *r: _encode_reason(d, p, native.cuda_reason))
+def _lagrange_encode_cuda(data: torch.Tensor, *rest: Any) -> torch.Tensor:
+    return _lagrange_encode_native("encode", data, *rest[:-1])  # whatever the matrix
 
 
 @lagrange_decode_op.kernel("cpu", lambda r, m, p, n: _encode_reason(r, p, native.cpu_reason))
@@ -119,32 +160,48 @@ def _lagrange_decode_native(
     rows: torch.Tensor, matrix: torch.Tensor, modulus: int, length: int
 ) -> torch.Tensor:
     rows, matrix = rows.contiguous(), matrix.contiguous()
-    blocks, threshold = matrix.shape
-    out = rows.new_empty(length)
-    scratch = native.workspace(rows.device, blocks)
-    native.run(
-        *("lagrange_decode", rows.device, rows, rows.shape[1], matrix, blocks, threshold),
-        *(length, modulus, out, scratch),
-    )
+    blocks, threshold = matrix.shape[-2:]
+    out = rows.new_empty(*rows.shape[:-2], length)
+    digits = native.digit_words(blocks, rows.shape[-1], threshold)
+    scratch = native.workspace(rows.device, blocks, digits)
+    for prime, shares, factors, plane in native.planes(modulus, rows, matrix, out):
+        native.run(
+            *("lagrange_decode", rows.device, shares, rows.shape[-1], factors, blocks, threshold),
+            *(length, prime, plane, scratch),
+        )
     return out
 
 
 @lagrange_encode_op.kernel(
     "triton", lambda d, m, k, p, *r: _encode_reason(d, p, native.triton_reason)
 )
+@native.each_plane(3, 0, 1)
 def _lagrange_encode_triton(data: torch.Tensor, *rest: Any) -> Any:
     from pyfed.triton_kernels import lagrange as kernels
 
     with native.TritonReport("lagrange_encode", data.device) as word:
-        return kernels.lagrange_encode(data, *rest, word)
+        return kernels.lagrange_encode(data, *rest[:-1], word)  # whatever the matrix
 
 
 @lagrange_decode_op.kernel("triton", lambda r, m, p, n: _encode_reason(r, p, native.triton_reason))
+@native.each_plane(2, 0, 1)
 def _lagrange_decode_triton(rows: torch.Tensor, *rest: Any) -> Any:
     from pyfed.triton_kernels import lagrange as kernels
 
     with native.TritonReport("lagrange_decode", rows.device) as word:
         return kernels.lagrange_decode(rows, *rest, word)
+
+
+def expect_encoding(
+    op: str, matrix: object, key: object, field: Field, blocks: int, stream: int
+) -> torch.Tensor:
+    """The words of the key, on the matrix's device; raises unless they can encode."""
+    expect_key(op, key)
+    expect_residues(op, "matrix", matrix, field, 2)
+    assert isinstance(matrix, torch.Tensor) and isinstance(key, Key)
+    expect_int(op, "blocks", blocks, 1, matrix.shape[-1] + 1)
+    expect_int(op, "stream", stream, 0, STREAMS)
+    return key.words(matrix.device)
 
 
 @lagrange_encode_op.public
@@ -156,6 +213,7 @@ def lagrange_encode(
     blocks: int,
     stream: int = 0,
     start_column: int = 0,
+    standard: bool = False,
 ) -> tuple[Any, ...]:
     """The product of a coding matrix with data columns stacked on random rows, modulo a prime.
 
@@ -167,10 +225,14 @@ def lagrange_encode(
         data: residues, int32 (length,).
         matrix: residues, int32 (shares, blocks + privacy).
         key: makes the random rows.
-        field: the prime field.
+        field: the prime field, or ``WIDE``; then every tensor has a leading axis of 2 planes, and
+            each plane gets random rows of its own.
         blocks: K, the data values in a column, from 1 to the columns of the matrix.
         stream: which of the key's 2^32 streams.
         start_column: index of the first column's random residue.
+        standard: a promise that the matrix is ``encoding_matrix`` of :class:`pyfed.LagrangeCode`
+            with so many shares, blocks and random rows over this field. The CPU may then do without
+            the product, by number-theoretic transforms; the shares are the same.
 
     Returns:
         int32 tensor of shape (shares, ⌈length / blocks⌉).
@@ -189,15 +251,12 @@ def lagrange_encode(
         tensor([[11,  7]], dtype=torch.int32)
     """
     op = "lagrange_encode"
-    expect_field(op, field)
-    expect_key(op, key)
-    expect_tensor(op, "data", data, torch.int32, 1)
-    expect_tensor(op, "matrix", matrix, torch.int32, 2)
-    expect_int(op, "blocks", blocks, 1, matrix.shape[1] + 1)
-    expect_int(op, "stream", stream, 0, STREAMS)
-    expect_range(op, start_column, _columns(data.shape[0], blocks))
-    words = key.words(data.device)
-    return data, matrix, words, field.modulus, blocks, stream, start_column
+    expect_field(op, field, wide=True)
+    expect_residues(op, "data", data, field, 1)
+    words = expect_encoding(op, matrix, key, field, blocks, stream)
+    expect_range(op, start_column, _columns(data.shape[-1], blocks))
+    expect_bool(op, "standard", standard)
+    return data, matrix, words, field.code, blocks, stream, start_column, standard
 
 
 @lagrange_decode_op.public
@@ -209,7 +268,7 @@ def lagrange_decode(
     Args:
         rows: shares, int32 (threshold, columns).
         matrix: residues, int32 (blocks, threshold).
-        field: the prime field.
+        field: the prime field, or ``WIDE``; then every tensor has a leading axis of 2 planes.
         length: elements to give back, at most blocks · columns.
 
     Returns:
@@ -228,13 +287,13 @@ def lagrange_decode(
         tensor([3, 1, 4], dtype=torch.int32)
     """
     op = "lagrange_decode"
-    expect_field(op, field)
-    expect_tensor(op, "rows", rows, torch.int32, 2)
-    expect_tensor(op, "matrix", matrix, torch.int32, 2)
-    if matrix.shape[1] != rows.shape[0]:
+    expect_field(op, field, wide=True)
+    expect_residues(op, "rows", rows, field, 2)
+    expect_residues(op, "matrix", matrix, field, 2)
+    if matrix.shape[-1] != rows.shape[-2]:
         raise ArgumentError(
             f"lagrange_decode: matrix is {tuple(matrix.shape)} and rows is {tuple(rows.shape)}; "
             "the columns of matrix must be as many as the rows"
         )
-    expect_int(op, "length", length, 0, matrix.shape[0] * rows.shape[1] + 1)
-    return rows, matrix, field.modulus, length
+    expect_int(op, "length", length, 0, matrix.shape[-2] * rows.shape[-1] + 1)
+    return rows, matrix, field.code, length

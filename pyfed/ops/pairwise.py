@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, ParamSpec
+from typing import Any
 
 import torch
 
@@ -14,18 +13,16 @@ from pyfed.checks import (
     describe_bad_values,
     expect_field,
     expect_int,
-    expect_key,
     expect_range,
-    expect_tensor,
+    expect_residues,
 )
-from pyfed.errors import ArgumentError, DtypeError
-from pyfed.fields import MERSENNE31, SOLINAS31, Field
+from pyfed.errors import ArgumentError
+from pyfed.fields import Field
 from pyfed.keys import Key
-from pyfed.op import Op, PublicOp
+from pyfed.op import Op
 from pyfed.ops.field import check_residues
 from pyfed.ops.random import RESIDUES, residues_reference
-
-P = ParamSpec("P")
+from pyfed.ops.stacked import expect_masks, may_run_dry, stacked, takes_keys
 
 
 def _add_masks_reference(
@@ -37,11 +34,14 @@ def _add_masks_reference(
     start: int,
 ) -> None:
     check_residues("add_masks_", residues, modulus)
-    total = residues.to(torch.int64)
-    for key, sign in zip(keys, signs, strict=True):
-        mask = residues_reference(key, start, len(residues), 0, stream, RESIDUES, modulus)
-        total = (total + sign * mask) % modulus
-    residues.copy_(total)
+    totals = []
+    for prime, plane in native.planes(modulus, residues):
+        total = plane.to(torch.int64)
+        for key, sign in zip(keys, signs, strict=True):
+            mask = residues_reference(key, start, len(plane), 0, stream, RESIDUES, prime)
+            total = (total + sign * mask) % prime
+        totals.append(total)
+    residues.copy_(torch.stack(totals).view(residues.shape))
 
 
 def _add_masks_fake(residues: torch.Tensor, *rest: Any) -> None:
@@ -63,15 +63,6 @@ add_masks_op = Op(
 )
 
 
-def _may_run_dry(modulus: int) -> bool:
-    """Whether 16 candidates in a row may well be rejected, which is noticed when much is written.
-
-    One is with probability 1 - p/2^b, b the bits of p: 2^-14 for the fields with fast kernels, and
-    nearly 1/2 for a prime just above a power of two.
-    """
-    return modulus not in (SOLINAS31.modulus, MERSENNE31.modulus)
-
-
 @add_masks_op.kernel("cpu", lambda residues, *rest: native.cpu_reason(residues))
 @add_masks_op.kernel("cuda", lambda residues, *rest: native.cuda_reason(residues))
 def _add_masks_native(
@@ -82,16 +73,20 @@ def _add_masks_native(
     stream: int,
     start: int,
 ) -> None:
-    length = residues.shape[0]
+    length = residues.shape[-1]
     if length == 0:
         return
     inplace = residues.contiguous()  # a copy where the vector has gaps; then written back
-    if inplace is residues and _may_run_dry(modulus):
+    if inplace is residues and may_run_dry(modulus):
         inplace = residues.clone()
-    native.run(
-        *("add_masks", residues.device, inplace, length, keys.contiguous(), signs.contiguous()),
-        *(len(signs), modulus, stream, start),
-    )
+    given = keys.contiguous(), signs.contiguous()
+    planes = list(native.planes(modulus, inplace))
+    # On a CPU all residues are looked at before one is written; without masks they only are.
+    for prime, plane in planes[1:] if inplace.device.type == "cpu" else ():
+        native.run("add_masks", plane.device, plane, length, *given, 0, prime, stream, start)
+    for prime, plane in planes:
+        masks = len(signs)
+        native.run("add_masks", plane.device, plane, length, *given, masks, prime, stream, start)
     if inplace is not residues:
         residues.copy_(inplace)
 
@@ -107,52 +102,21 @@ def _add_masks_triton(
 ) -> None:
     from pyfed.triton_kernels import pairwise as kernels
 
-    if residues.shape[0] == 0:
+    if residues.shape[-1] == 0:
         return
     report = native.TritonReport("add_masks_", residues.device)
     # Where the kernel's report raises, which it does after the fact, nothing may be changed.
     inplace = residues.contiguous() if report.sticky else residues.clone().contiguous()
     with report as word:
-        kernels.add_masks_(
-            inplace, keys.contiguous(), signs.contiguous(), modulus, stream, start, word
-        )
+        for prime, plane in native.planes(modulus, inplace):
+            kernels.add_masks_(
+                plane, keys.contiguous(), signs.contiguous(), prime, stream, start, word
+            )
     if inplace is not residues:
         residues.copy_(inplace)
 
 
-class _PublicAddMasks(PublicOp[P]):
-    """Overwrites the stacked key words, which are pyfed's own copy, after each use."""
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
-        """Check the arguments, run the op, forget the words."""
-        given = self.prepare(*args, **kwargs)
-        try:
-            self.op.torch_op(*given)
-        finally:
-            given[1].zero_()
-        residues: torch.Tensor = given[0]
-        return residues
-
-    def explain(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Which kernel would run on these arguments, and why the others would not."""
-        given = self.prepare(*args, **kwargs)
-        given[1].zero_()
-        return self.op.explain(*given)
-
-
-def _stacked(keys: Sequence[Key], device: torch.device) -> torch.Tensor:
-    """The words of the keys, int32 (masks, 8), in memory that nothing else has."""
-    if not keys:
-        return torch.empty(0, 8, dtype=torch.int32, device=device)
-    words = torch.stack([key.words() for key in keys])
-    if device.type == "cpu":
-        return words
-    moved = words.to(device)
-    words.zero_()
-    return moved
-
-
-@functools.partial(_PublicAddMasks, add_masks_op)
+@takes_keys(add_masks_op)
 def add_masks_(
     residues: torch.Tensor,
     keys: Sequence[Key],
@@ -171,7 +135,8 @@ def add_masks_(
         residues: int32 (length,), written in place.
         keys: the shared keys; none only checks the residues.
         signs: +1 or -1 for each key.
-        field: the prime field; every prime below 2^31 has kernels here.
+        field: the prime field; every prime below 2^31 has kernels here. Over ``WIDE`` residues is
+            (2, length), and each plane gets masks of its own.
         stream: which of 2^32 independent streams of the keys.
         start: index of the first residue in the stream; start + length ≤ 2^36.
 
@@ -200,27 +165,16 @@ def add_masks_(
         >>> pyfed.ops.field_sum(torch.stack([x, y]), pyfed.SOLINAS31)
         tensor([5], dtype=torch.int32)
     """
-    expect_field("add_masks_", field)
-    expect_tensor("add_masks_", "residues", residues, torch.int32, 1)
-    length = residues.shape[0]
-    if length > 1 and residues.stride(0) == 0:
+    expect_field("add_masks_", field, wide=True)
+    expect_residues("add_masks_", "residues", residues, field, 1)
+    length = residues.shape[-1]
+    places = zip(residues.shape, residues.stride(), strict=True)
+    if any(size > 1 and step == 0 for size, step in places):
         raise ArgumentError(
             "add_masks_: residues shows one number in memory at many places; give a copy of it"
         )
-    for name, value in (("keys", keys), ("signs", signs)):
-        if not isinstance(value, list | tuple):
-            raise DtypeError(f"add_masks_: {name} is {type(value).__name__}; it must be a list")
-    if len(signs) != len(keys):
-        raise ArgumentError(
-            f"add_masks_: signs has {len(signs)} elements; there are {len(keys)} keys"
-        )
-    for key in keys:
-        expect_key("add_masks_", key)
-    for number, sign in enumerate(signs):
-        expect_int("add_masks_", f"signs[{number}]", sign, -1, 2)
-        if sign == 0:
-            raise ArgumentError(f"add_masks_: signs[{number}] is 0; it must be 1 or -1")
+    expect_masks("add_masks_", keys, signs)
     expect_int("add_masks_", "stream", stream, 0, STREAMS)
     expect_range("add_masks_", start, length)
     directions = torch.tensor(signs, dtype=torch.int32, device=residues.device)
-    return residues, _stacked(keys, residues.device), directions, field.modulus, stream, start
+    return residues, stacked(keys, residues.device), directions, field.code, stream, start

@@ -108,6 +108,7 @@ def _random_words_reference(key: torch.Tensor, count: int, stream: int, start: i
     return signed32(words_reference(key, start, count, [0, stream, domain(WORDS)]))
 
 
+@native.each_plane(2)
 def _random_residues_reference(
     key: torch.Tensor, count: int, modulus: int, stream: int, start: int
 ) -> torch.Tensor:
@@ -118,6 +119,14 @@ def _random_fake(key: torch.Tensor, count: int, *rest: Any) -> torch.Tensor:
     return key.new_empty(count, dtype=torch.int32)
 
 
+def _random_residues_fake(key: torch.Tensor, count: int, modulus: int, *rest: Any) -> torch.Tensor:
+    return key.new_empty(_residues_shape(count, modulus), dtype=torch.int32)
+
+
+def _residues_shape(count: int, modulus: int) -> tuple[int, ...]:
+    return (count,) if modulus < 2**31 else (2, count)
+
+
 random_words_op = Op(
     "random_words(Tensor key, SymInt count, int stream, int start) -> Tensor",
     fake=_random_fake,
@@ -125,7 +134,7 @@ random_words_op = Op(
 )
 random_residues_op = Op(
     "random_residues(Tensor key, SymInt count, int modulus, int stream, int start) -> Tensor",
-    fake=_random_fake,
+    fake=_random_residues_fake,
     reference=_random_residues_reference,
 )
 
@@ -144,9 +153,10 @@ def _random_words_native(key: torch.Tensor, count: int, stream: int, start: int)
 def _random_residues_native(
     key: torch.Tensor, count: int, modulus: int, stream: int, start: int
 ) -> torch.Tensor:
-    out = torch.empty(count, dtype=torch.int32, device=key.device)
+    out = torch.empty(_residues_shape(count, modulus), dtype=torch.int32, device=key.device)
     key = key.contiguous()
-    native.run("random_residues", key.device, key, start, count, stream, modulus, out)
+    for prime, plane in native.planes(modulus, out):
+        native.run("random_residues", key.device, key, start, count, stream, prime, plane)
     return out
 
 
@@ -158,6 +168,7 @@ def _random_words_triton(key: torch.Tensor, count: int, stream: int, start: int)
 
 
 @random_residues_op.kernel("triton", when=lambda key, *rest: native.triton_reason(key))
+@native.each_plane(2)
 def _random_residues_triton(
     key: torch.Tensor, count: int, modulus: int, stream: int, start: int
 ) -> Any:
@@ -224,7 +235,8 @@ def random_residues(
     Args:
         key: the secret key.
         count: how many residues.
-        field: the prime field; every prime below 2^31 has kernels here.
+        field: the prime field; every prime below 2^31 has kernels here. Over ``WIDE`` the result
+            is (2, count), its planes independent.
         stream: which of 2^32 independent streams of the key.
         start: index of the first residue; start + count ≤ 2^36.
         device: where the residues are made.
@@ -242,7 +254,7 @@ def random_residues(
         >>> pyfed.ops.random_residues(key, 1, pyfed.SOLINAS31, stream=7)
         tensor([1255483152], dtype=torch.int32)
     """
-    expect_field("random_residues", field)
+    expect_field("random_residues", field, wide=True)
     _prepare("random_residues", key, count, stream, start)
     words = key.words(expect_device("random_residues", device))
-    return words, count, field.modulus, stream, start
+    return words, count, field.code, stream, start

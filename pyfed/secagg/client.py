@@ -77,7 +77,12 @@ class Client(Releasing):
         """
         self._expect_fresh()
         flat = self._protocol.expect_update(update)
-        weight = self._protocol.fixed.check_weight(weight)
+        self._take(flat, self._protocol.fixed.check_weight(weight))
+        self._home = str(flat.device)
+        return self._entered()
+
+    def _take(self, flat: torch.Tensor, weight: int) -> None:
+        """Encode an update and keep it; raises ArgumentError where it holds a bad value."""
         rounding = self._root.derive("rounding")
         try:
             length = self._parameters.length
@@ -86,12 +91,10 @@ class Client(Releasing):
             rounding.wipe()
         if flat.is_cuda:
             check()  # a NaN is told here, not after the mask is spent
-        self._home = str(flat.device)
         try:
             self._keep(encoded, weight)
         finally:
             encoded.zero_()
-        return self._entered()
 
     def _expect_fresh(self) -> None:
         if self._phase == "closed":

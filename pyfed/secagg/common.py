@@ -129,10 +129,11 @@ class Result(Message):
     @classmethod
     def largest(cls, parameters: Parameters) -> int:
         """The most bytes such a message can have."""
-        return HEADER + WORD * parameters.residues + NUMBER * parameters.clients
+        words = parameters.residues * len(parameters.field.planes)
+        return HEADER + WORD * words + NUMBER * parameters.clients
 
     def _check_body(self, parameters: Parameters) -> None:
         p = parameters
         self._expect_clients("survivors", self.survivors, p)
-        self._expect_residues("sum", self.sum, p.residues, p.field.modulus)
+        self._expect_planes("sum", self.sum, p.residues, p.field)
         self._expect_int("weight", self.weight, 0, len(self.survivors) * p.max_weight + 1)

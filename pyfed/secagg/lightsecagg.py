@@ -42,7 +42,8 @@ class LightSecAgg(Protocol):
         dropouts: D ≥ 0: how many clients may be lost, over all phases.
         length: elements of an update.
         fixed: how updates become residues, made for at least N clients: a ``FixedPoint`` for
-            floats, ``VoteLanes`` for votes.
+            floats, ``VoteLanes`` for votes. A ``FixedPoint`` over ``WIDE`` doubles every message,
+            and bears weights and clients beyond one prime.
         errors: E: how many wrong answers are repaired.
         detect: F: how many more wrong answers are noticed.
         server: what the server is trusted with. ``"curious"``: it follows the protocol and looks at
@@ -93,7 +94,8 @@ class LightSecAgg(Protocol):
         if not isinstance(fixed, Encoding):
             kind = type(fixed).__name__
             raise DtypeError(f"{NAME}: fixed is {kind}; it must be a FixedPoint or VoteLanes")
-        expect_int(NAME, "length", length, 0, LONGEST * fixed.lanes)
+        longest = LONGEST // len(fixed.field.planes)
+        expect_int(NAME, "length", length, 0, longest * fixed.lanes)
         if fixed.clients < clients:
             raise ArgumentError(
                 f"{NAME}: fixed is made for sums of {fixed.clients} clients and clients is "

@@ -15,7 +15,7 @@ from pyfed.secagg.lightsecagg import LightSecAgg
 from pyfed.secagg.messages import Answer, Inbox, Message, Share, Survivors, Upload
 from pyfed.secagg.party import pack_words
 from pyfed.secagg.session import SERVER, survivors_digest
-from pyfed.secagg.wire import Box, all_below
+from pyfed.secagg.wire import Box, all_residues
 
 USE = "share"
 
@@ -35,18 +35,22 @@ class LightSecAggClient(Client):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Row 0: the encoded update and the weight. Row 1: the mask. int32 (2, width).
+        # Row 0: the encoded update and the weight. Row 1: the mask. int32 (2, width), over WIDE
+        # behind the axis of planes.
         self._pair = torch.empty(0, dtype=torch.int32)
-        # Row d: the share that dealer d sent here. int32 (clients, columns).
+        # Row d: the share that dealer d sent here. int32 (clients, columns); over WIDE a row holds
+        # both planes, one after the other.
         self._held = torch.empty(0, dtype=torch.int32)
         self._dealers: tuple[int, ...] = ()
         self._complaints: tuple[int, ...] = ()
 
     def _keep(self, encoded: torch.Tensor, weight: int) -> None:
-        shape = (2, self._parameters.width)
+        p = self._parameters
+        shape = (*p.lead, 2, p.width)
         self._pair = torch.zeros(shape, dtype=torch.int32, device=encoded.device)
-        self._pair[0, :-1] = encoded
-        self._pair[0, -1] = weight
+        self._pair[..., 0, :-1] = encoded
+        residues = torch.tensor([weight % plane.modulus for plane in p.field.planes])
+        self._pair[..., 0, -1] = residues.view(p.lead)
 
     def _wipe(self) -> None:
         super()._wipe()
@@ -71,13 +75,13 @@ class LightSecAggClient(Client):
         return boxes
 
     def _dealt_shares(self) -> torch.Tensor:
-        """Draw the mask, keep it in row 1 of the pair, and encode it: int32 (clients, columns)."""
+        """Draw the mask, keep it in row 1 of the pair, and encode it: as ``_held`` is."""
         field, device = self._protocol.fixed.field, self._pair.device
         mask_key, padding = self._root.derive("mask"), self._root.derive("padding")
         mask = torch.empty(0, dtype=torch.int32)
         try:
             mask = random_residues(mask_key, self._parameters.width, field, device=device)
-            self._pair[1] = mask
+            self._pair[..., 1, :] = mask
             shares = self._protocol.code.encode(mask, padding)
         finally:
             mask.zero_()
@@ -87,6 +91,10 @@ class LightSecAggClient(Client):
             there = shares
             shares = there.cpu()
             there.zero_()
+        if self._parameters.lead:
+            planes = shares  # (2, clients, columns)
+            shares = planes.transpose(0, 1).flatten(1)
+            planes.zero_()
         return shares
 
     def _on_inbox(self, message: Inbox) -> list[Message]:
@@ -121,11 +129,11 @@ class LightSecAggClient(Client):
     def _opened(self, message: Inbox) -> tuple[int, ...]:
         """Open every box into its row; gives the dealers whose box is bad. May be run again."""
         assert self._peers is not None
-        bad, modulus = [], self._parameters.field.modulus
+        bad = []
         for dealer, box in message.boxes:
             row = self._held[dealer]
             good = self._peers.open_into(dealer, USE, "Share", box, _raw(row))
-            if not (good and all_below(_raw(row), modulus)):
+            if not (good and all_residues(_raw(row), self._parameters.field)):
                 row.zero_()
                 bad.append(dealer)
         return tuple(bad)
@@ -144,7 +152,11 @@ class LightSecAggClient(Client):
     def _answer(self) -> list[Message]:
         survivors = self._survivors
         chosen = [int(dealer in survivors) for dealer in range(self._parameters.clients)]
-        row = field_sum(self._held, self._protocol.fixed.field, weights=chosen)
+        p, held = self._parameters, self._held
+        if p.lead:  # the planes in front again
+            held = held.view(p.clients, *p.lead, p.columns).transpose(0, 1).contiguous()
+        row = field_sum(held, p.field, weights=chosen)
+        held.zero_()
         self._held.zero_()
         digest = survivors_digest(survivors)
         return [Answer(**self._envelope(SERVER), digest=digest, row=pack_words(row))]

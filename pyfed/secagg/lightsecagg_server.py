@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from pyfed.errors import DecodeError
-from pyfed.ops.field import field_sum
+from pyfed.ops.aggregate import decode_sum
+from pyfed.ops.lift import field_lift
 from pyfed.secagg.lightsecagg import LightSecAgg
 from pyfed.secagg.messages import (
     Answer,
@@ -42,7 +43,8 @@ class LightSecAggServer(Server):
         super().__init__(*args, **kwargs)
         self._boxes: dict[int, dict[int, Box]] = {}
         self._complaints: dict[int, tuple[int, ...]] = {}
-        # One row a client, written when its message comes: (clients, width), (clients, columns).
+        # One row a client, written when its message comes: (clients, width), (clients, columns),
+        # over WIDE behind the axis of planes.
         self._uploads = torch.empty(0, dtype=torch.int32)
         self._answers = torch.empty(0, dtype=torch.int32)
 
@@ -61,7 +63,8 @@ class LightSecAggServer(Server):
         dealers = self._left()
         boxes = self._boxes
         self._boxes = {}
-        shape = (self._parameters.clients, self._parameters.width)
+        p = self._parameters
+        shape = (*p.lead, p.clients, p.width)
         self._uploads = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._next(dealers)
         return [
@@ -78,7 +81,7 @@ class LightSecAggServer(Server):
             raise self._refusal(
                 "Upload complains about a client that dealt nothing", message.sender
             )
-        unpack_words(message.masked, self._uploads[message.sender])
+        unpack_words(message.masked, self._uploads[..., message.sender, :])
         self._complaints[message.sender] = message.complaints
 
     def _excluded(self) -> frozenset[int]:
@@ -104,8 +107,8 @@ class LightSecAggServer(Server):
             by = sorted(excluded & self._came)
             self._too_few(survivors, f", of whom complaints excluded {by}" if by else "")
         for lost in self._expected - set(survivors):
-            self._uploads[lost].zero_()  # what was excluded goes with its mask
-        shape = (self._parameters.clients, self._parameters.columns)
+            self._uploads[..., lost, :].zero_()  # what was excluded goes with its mask
+        shape = (*self._parameters.lead, self._parameters.clients, self._parameters.columns)
         self._answers = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._settle(survivors)
         return [Survivors(**self._envelope(client), survivors=survivors) for client in survivors]
@@ -113,7 +116,7 @@ class LightSecAggServer(Server):
     def _on_answer(self, message: Answer) -> None:
         if message.digest != survivors_digest(self._survivors):
             raise self._refusal("Answer is for other survivors", message.sender)
-        unpack_words(message.row, self._answers[message.sender])
+        unpack_words(message.row, self._answers[..., message.sender, :])
 
     def _close_recover(self) -> list[Message]:
         answered = self._left()
@@ -136,18 +139,19 @@ class LightSecAggServer(Server):
 
     def _unmasked(self, answered: tuple[int, ...]) -> tuple[torch.Tensor, int]:
         """The survivors' sum as int32 (residues,), and the sum of their weights."""
-        field, width = self._protocol.fixed.field, self._parameters.width
-        pair = torch.zeros(2, width, dtype=torch.int32, device=self._device)
-        rows = self._answers[list(answered)]
+        p, field = self._parameters, self._protocol.fixed.field
+        # A contiguous copy, also behind planes: another one would be made of it, and not wiped.
+        rows = self._answers.index_select(-2, torch.tensor(answered, device=self._device))
+        mask = self._decoded(self._protocol.code, rows, answered, lambda client: (client,))
+        masks, uploads = mask.view(-1, 1, p.width), self._uploads.view(-1, p.clients, p.width)
+        one = torch.ones(1, 1, dtype=torch.int32, device=self._device)
         try:
-            mask = self._decoded(self._protocol.code, rows, answered, lambda client: (client,))
-            pair[0] = mask
-            mask.zero_()
-            pair[1] = field_sum(self._uploads, field)  # rows of others than survivors are zero
-            # masked sum - sum of masks: the weight p - 1 is -1.
-            residues = field_sum(pair, field, weights=[field.modulus - 1, 1])
+            # Of each plane; rows of others than survivors are zero.
+            planes = zip(uploads, masks, field.planes, strict=True)
+            residues = torch.stack([decode_sum(x, row, one, f) for x, row, f in planes])
         finally:
-            pair.zero_()
-        weight = int(residues[-1])
+            mask.zero_()
+        residues = residues.view(*p.lead, p.width)
+        weight = int(field_lift(residues[..., -1], field)) % field.modulus
         self._expect_weight(weight)
-        return residues[:-1], weight
+        return residues[..., :-1], weight

@@ -80,10 +80,11 @@ class Upload(Message):
     @classmethod
     def largest(cls, parameters: Parameters) -> int:
         """The most bytes such a message can have."""
-        return HEADER + WORD * parameters.width + NUMBER * parameters.clients
+        words = parameters.width * len(parameters.field.planes)
+        return HEADER + WORD * words + NUMBER * parameters.clients
 
     def _check_body(self, parameters: Parameters) -> None:
-        self._expect_residues("masked", self.masked, parameters.width, parameters.field.modulus)
+        self._expect_planes("masked", self.masked, parameters.width, parameters.field)
         self._expect_clients("complaints", self.complaints, parameters)
         self._expect(self.sender not in self.complaints, "complaints", "about other clients")
 
@@ -117,8 +118,8 @@ class Answer(Message):
     @classmethod
     def largest(cls, parameters: Parameters) -> int:
         """The most bytes such a message can have."""
-        return HEADER + WORD * parameters.columns
+        return HEADER + WORD * parameters.columns * len(parameters.field.planes)
 
     def _check_body(self, parameters: Parameters) -> None:
         self._expect_bytes("digest", self.digest, 32)
-        self._expect_residues("row", self.row, parameters.columns, parameters.field.modulus)
+        self._expect_planes("row", self.row, parameters.columns, parameters.field)

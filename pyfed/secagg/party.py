@@ -36,13 +36,13 @@ def one_at_a_time(
 
 
 def pack_words(residues: torch.Tensor) -> bytes:
-    """int32 residues, (count,), as little-endian 32-bit words."""
+    """int32 residues of any shape as little-endian 32-bit words, in order."""
     return residues.cpu().numpy().astype("<i4", copy=False).tobytes()
 
 
 def unpack_words(words: bytes, out: torch.Tensor) -> None:
-    """Write packed words into an int32 tensor of shape (count,), on any device."""
-    given = np.frombuffer(words, dtype="<i4")
+    """Write packed words into an int32 tensor of as many elements, in order, on any device."""
+    given = np.frombuffer(words, dtype="<i4").reshape(out.shape)
     if out.device.type == "cpu":
         out.numpy()[:] = given
     else:

@@ -145,8 +145,8 @@ class Releasing(Party):
         """Keep the result."""
         if message.survivors != self._survivors:
             raise self._refusal("Result is of other survivors than this client answered", SERVER)
-        count = self._parameters.residues
-        residues = torch.empty(count, dtype=torch.int32, device=self._home)
+        shape = (*self._parameters.lead, self._parameters.residues)
+        residues = torch.empty(shape, dtype=torch.int32, device=self._home)
         unpack_words(message.sum, residues)
         self._result = RoundResult(
             residues=residues,

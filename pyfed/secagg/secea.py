@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from pyfed.checks import expect_int
+from pyfed.checks import expect_field, expect_int
 from pyfed.codes import MOST_SHARES
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.fixed import FixedPoint
@@ -117,6 +117,7 @@ class SecEA(Protocol):
             expect_int(NAME, name, count, 0, clients)
         if not isinstance(fixed, FixedPoint):
             raise DtypeError(f"{NAME}: fixed is {type(fixed).__name__}; it must be a FixedPoint")
+        expect_field(NAME, fixed.field)
         if fixed.clients < clients:
             raise ArgumentError(
                 f"{NAME}: fixed is made for sums of {fixed.clients} clients and clients is "

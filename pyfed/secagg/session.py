@@ -117,8 +117,13 @@ class Parameters:
 
     @property
     def width(self) -> int:
-        """Residues of an upload: the update, and the weight as the last one."""
+        """Elements of an upload: the update, and the weight as the last one."""
         return self.residues + 1
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """Leading axes of every tensor of residues: none, or (2,) over ``WIDE``."""
+        return self.field.lead
 
     @property
     def columns(self) -> int:
@@ -128,7 +133,7 @@ class Parameters:
     @property
     def segments(self) -> tuple[int, ...]:
         """Bytes of each sealed segment of a box that holds one share."""
-        size = WORD * self.columns
+        size = WORD * len(self.field.planes) * self.columns
         return tuple(min(SEGMENT, size - at) + SEALING for at in range(0, max(size, 1), SEGMENT))
 
     def values(self) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pyfed.checks import expect_int
+from pyfed.checks import expect_field, expect_int
 from pyfed.codes import MOST_SHARES, LagrangeCode
 from pyfed.encoding import Encoding
 from pyfed.errors import ArgumentError, DtypeError
@@ -93,6 +93,7 @@ class SwiftAgg(Protocol):
             kind = type(fixed).__name__
             raise DtypeError(f"{NAME}: fixed is {kind}; it must be a FixedPoint or VoteLanes")
         expect_int(NAME, "length", length, 0, LONGEST * fixed.lanes)
+        expect_field(NAME, fixed.field)
         if fixed.clients < clients:
             raise ArgumentError(
                 f"{NAME}: fixed is made for sums of {fixed.clients} clients and clients is "

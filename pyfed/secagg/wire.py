@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 
 from pyfed.errors import DtypeError, ProtocolError
+from pyfed.fields import Field
 from pyfed.secagg.packing import expect_few_objects, kind_name
 from pyfed.secagg.session import SERVER, SIGNATURE, VERSION, WORD, Parameters, canonical
 
@@ -149,6 +150,12 @@ class Message:
         self._expect_bytes(name, value, WORD * count)
         self._expect(all_below(value, modulus), name, f"residues below {modulus}")
 
+    def _expect_planes(self, name: str, value: bytes, count: int, field: Field) -> None:
+        """``count`` elements of a field: the residues of each plane, one after the other."""
+        self._expect_bytes(name, value, WORD * count * len(field.planes))
+        primes = " and ".join(str(plane.modulus) for plane in field.planes)
+        self._expect(all_residues(value, field), name, f"residues below {primes}")
+
     def _expect_clients(self, name: str, value: object, parameters: Parameters) -> None:
         self._expect(isinstance(value, tuple), name, "an array")
         assert isinstance(value, tuple)
@@ -173,6 +180,15 @@ class Message:
 def all_below(words: bytes | memoryview, bound: int) -> bool:
     """Whether packed little-endian 32-bit words, read as unsigned, are all below ``bound``."""
     return len(words) == 0 or int(np.frombuffer(words, dtype="<u4").max()) < bound
+
+
+def all_residues(words: bytes | memoryview, field: Field) -> bool:
+    """Whether packed words are residues: of each plane in its turn, as many of one as of others."""
+    view, size = memoryview(words), len(words) // len(field.planes)
+    return all(
+        all_below(view[number * size : (number + 1) * size], plane.modulus)
+        for number, plane in enumerate(field.planes)
+    )
 
 
 def _body_names(kind: type[Message]) -> tuple[str, ...]:

@@ -38,10 +38,14 @@ ARGUMENTS = {
     "random_words": "pqqIp",
     "random_residues": "pqqIIp",
     "add_masks": "pqppqIIq",
+    "quantize_mask": "pqffIpppqiIqp",
+    "decode_sum": "pqqpqpqqfIpp",
     "field_matmul": "ppqqqIpp",
     "field_sum": "ppqqIp",
     "quantize": "pqffIpIqp",
     "dequantize": "pqfIp",
+    "dequantize_wide": "pqfIIp",
+    "field_lift": "pqIIp",
     "lagrange_encode": "pqpqqqpIqIpp",
     "lagrange_decode": "pqpqqqIpp",
     "mask_pack": "pqqp",
@@ -100,6 +104,8 @@ class Emulator:
         self.library.emulated_device.restype = ctypes.POINTER(ctypes.c_int)
         self.library.emulated_launcher.restype = ctypes.c_void_p
         self.device = 0
+        self.matrix_units = False  # whether products of 16 rows or more run on them
+        self.room: torch.Tensor | None = None  # what the last one was given for digits
 
     @property
     def control(self) -> Control:
@@ -123,10 +129,21 @@ class Emulator:
             raise RuntimeError(message.decode())
         return word.value
 
+    def _workspace(
+        self, device: torch.device, kept_rows: int = 0, digits: int = 0
+    ) -> torch.Tensor | None:
+        """Take the place of ``native.workspace``: what CUDA devices are given, full of rubbish."""
+        self.room = None
+        if digits and self.matrix_units:
+            self.room = torch.empty(digits, dtype=torch.int32)
+            self.room.view(torch.uint8).fill_(RUBBISH)
+        return self.room
+
     def _run(self, name: str, device: torch.device, *args: object) -> None:
         """Take the place of ``native.run``; outputs come poisoned to the kernel."""
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
-        outs = [args[i] for i in POISONED[name]] if name in POISONED else tensors[-1:]
+        results = [t for t in tensors if t is not self.room]
+        outs = [args[i] for i in POISONED[name]] if name in POISONED else results[-1:]
         for tensor in outs:
             assert isinstance(tensor, torch.Tensor)
             tensor.view(-1).view(torch.uint8).fill_(RUBBISH)
@@ -146,7 +163,7 @@ class Emulator:
         self.control.backwards = int(backwards)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "run", self._run)
-            patch.setattr(native, "workspace", lambda *args: None)
+            patch.setattr(native, "workspace", self._workspace)
             yield
 
 
@@ -178,5 +195,6 @@ def emulated(emulated_library: Emulator) -> Iterator[Emulator]:
     """The emulator in its first state."""
     ctypes.memset(ctypes.addressof(emulated_library.control), 0, ctypes.sizeof(Control))
     emulated_library.device = 0
+    emulated_library.matrix_units = False
     yield emulated_library
     assert emulated_library.current_device == 0, "a launcher did not give the device back"

@@ -1,6 +1,7 @@
 // Runs CUDA kernels on the CPU: what csrc/launch.h and the kernels use of CUDA, for plain g++.
-// Each thread of a block is a fiber; a barrier switches to the next one. Shared memory is allocated
-// block by block, filled with rubbish before, and looked at after.
+// Each thread of a block is a fiber; a barrier switches to the next one, and so does an instruction
+// that the threads of a warp run together. Shared memory is allocated block by block, filled with
+// rubbish before, and looked at after.
 #pragma once
 #include <ucontext.h>
 
@@ -8,8 +9,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #define __global__
@@ -44,15 +47,26 @@ struct Control {
 inline Control control;
 inline int current_device = 0;
 
-enum State { kReady, kWaiting, kDone };
+constexpr int kWarp = 32;
+
+enum State { kReady, kWaitingForWarp, kWaiting, kDone };
+
+// What a thread brings to a matrix instruction. The next one goes beside it: a thread may bring
+// that while others still read the first, and no thread is further ahead.
+struct Fragments {
+  int count = 0;
+  uint32_t a[2][4], b[2][2];
+};
 
 struct Block {
   ucontext_t home;
   std::vector<ucontext_t> fibers;
   std::vector<State> states;
+  std::vector<Fragments> fragments;
   std::vector<char> stacks;
   std::function<void()> body;
   int current = 0;
+  std::exception_ptr error;
   void* shared = nullptr;
   size_t shared_size = 0;
 };
@@ -88,18 +102,72 @@ struct EmulatedIndex {
 };
 inline EmulatedIndex threadIdx, blockIdx;
 
-inline void __syncthreads() {
-  pyfed::emulate::Block& block = pyfed::emulate::block;
-  block.states[block.current] = pyfed::emulate::kWaiting;
+namespace pyfed {
+namespace emulate {
+
+inline void wait_in(State state) {
+  block.states[block.current] = state;
   swapcontext(&block.fibers[block.current], &block.home);
 }
+
+// mma.sync.m16n8k32 with unsigned bytes in a and signed ones in b: each thread brings its words,
+// and computes its four sums from what all have brought. Who holds what: PTX ISA, "Matrix Fragments
+// for mma.m16n8k32".
+inline void multiply_bytes(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const int lane = block.current % kWarp;
+  const Fragments* warp = block.fragments.data() + (block.current - lane);
+  Fragments& mine = block.fragments[block.current];
+  const int turn = mine.count++ % 2;
+  for (int i = 0; i < 4; ++i) mine.a[turn][i] = a[i];
+  mine.b[turn][0] = b0, mine.b[turn][1] = b1;
+  wait_in(kWaitingForWarp);
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + (i < 2 ? 0 : 8), column = lane % 4 * 2 + i % 2;
+    int64_t sum = d[i];
+    for (int word = 0; word < 8; ++word) {  // four bytes along the inner dimension, of 32
+      uint32_t left = warp[row % 8 * 4 + word % 4].a[turn][row / 8 + word / 4 * 2];
+      uint32_t right = warp[column * 4 + word % 4].b[turn][word / 4];
+      for (int j = 0; j < 4; ++j, left >>= 8, right >>= 8) {
+        sum += int(uint8_t(left)) * int(int8_t(right));
+      }
+    }
+    if (sum != int32_t(sum)) throw std::runtime_error("emulated CUDA: a matrix sum overflows");
+    d[i] = int32_t(sum);
+  }
+}
+
+}  // namespace emulate
+}  // namespace pyfed
+
+inline void __syncthreads() { pyfed::emulate::wait_in(pyfed::emulate::kWaiting); }
 
 namespace pyfed {
 namespace emulate {
 
 inline void fiber() {
-  block.body();
+  try {
+    block.body();
+  } catch (...) {  // an exception cannot leave a fiber
+    block.error = std::current_exception();
+  }
   block.states[block.current] = kDone;
+}
+
+// Lets the threads go on of each warp that waits for none but its own; whether there is one.
+inline bool release_warps(int threads) {
+  bool released = false;
+  for (int first = 0; first < threads; first += kWarp) {
+    const int last = first + kWarp < threads ? first + kWarp : threads;
+    int waiting = 0;
+    for (int t = first; t < last; ++t) waiting += block.states[t] == kWaitingForWarp;
+    if (waiting == 0) continue;
+    if (waiting != kWarp) {
+      throw std::runtime_error("emulated CUDA: a matrix instruction lacks threads of its warp");
+    }
+    for (int t = first; t < last; ++t) block.states[t] = kReady;
+    released = true;
+  }
+  return released;
 }
 
 // Runs all threads to their next barrier, again and again, until they are done.
@@ -113,13 +181,20 @@ inline void run_block(int threads) {
     makecontext(&block.fibers[t], fiber, 0);
   }
   for (int done = 0; done == 0;) {
-    for (int i = 0; i < threads; ++i) {
-      const int t = control.backwards ? threads - 1 - i : i;
-      block.current = t;
-      threadIdx.x = unsigned(t);
-      swapcontext(&block.home, &block.fibers[t]);
+    do {
+      for (int i = 0; i < threads; ++i) {
+        const int t = control.backwards ? threads - 1 - i : i;
+        if (block.states[t] != kReady) continue;
+        block.current = t;
+        threadIdx.x = unsigned(t);
+        swapcontext(&block.home, &block.fibers[t]);
+        if (block.error) std::rethrow_exception(std::exchange(block.error, nullptr));
+      }
+    } while (release_warps(threads));
+    for (int t = 0; t < threads; ++t) {
+      done += block.states[t] == kDone;
+      if (block.states[t] == kWaiting) block.states[t] = kReady;
     }
-    for (int t = 0; t < threads; ++t) done += block.states[t] == kDone;
     if (done != 0 && done != threads) {
       throw std::runtime_error("emulated CUDA: some threads ended while others wait at a barrier");
     }
@@ -130,8 +205,11 @@ inline void run(int64_t blocks, int threads, std::function<void()> body) {
   block.body = std::move(body);
   block.fibers.resize(size_t(threads));
   block.states.resize(size_t(threads));
+  block.fragments.assign(size_t(threads), Fragments());
   block.stacks.resize(size_t(threads) * kStack);
   ++control.launches;
+  std::free(block.shared);  // of a block that ended with an exception
+  block.shared = nullptr;
   const int64_t skipped = control.last_blocks ? blocks - control.last_blocks : 0;
   for (int64_t b = skipped > 0 ? skipped : 0; b < blocks; ++b) {
     blockIdx.x = unsigned(b);

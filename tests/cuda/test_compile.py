@@ -120,8 +120,26 @@ def test_secrets_pass_through_shared_memory_that_is_cleared(
     names = " ".join(k.name for b in builds.values() for k in b.kernels if k.shared)
     for kernel in (
         *("random_words", "random_residues", "add_masks", "quantize_random", "field_matmul"),
+        "quantize_mask",
         *("field_dot", "field_sum", "lagrange_encode", "lagrange_decode", "mask_popcount"),
         *("index_mean", "select_tally", "select_pick", "select_emit", "select_tile"),
-        *("select_strip", "select_small"),
+        *("select_strip", "select_small", "digit_matmul", "digit_encode", "digit_decode"),
     ):
         assert f"{kernel}_kernel" in names, kernel
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_products_of_digits_run_on_the_matrix_units(
+    builds: dict[tuple[str, str], Built], architecture: str
+) -> None:
+    kernels = {k.name: k.sass for k in builds["digits.cu", architecture].kernels}
+    for product in ("digit_matmul", "digit_encode", "digit_decode"):
+        [sass] = [body for name, body in kernels.items() if f"{product}_kernel" in name]
+        # The loop: 16 instructions on 4 + 2 reads of 16 bytes, and no barrier among them.
+        loop = sass[sass.index("IMMA") : sass.rindex("IMMA")]
+        assert len(re.findall(r"\bIMMA\.16832\.U8\.S8\b", sass)) == 16, product
+        assert "BAR" not in loop
+        assert len(re.findall(r"\bLDS\.128\b", sass)) == 4, product
+        assert len(re.findall(r"\bLDG\.E\.128\b", sass)) == 4, (
+            product
+        )  # the first two, and the next

@@ -18,13 +18,15 @@ import torch
 import pyfed.ops  # noqa: F401  (declares the ops)
 from agreement import agree, broken, reference, shifted
 from cases import CASES, KEY, largest, residues
-from pyfed import MERSENNE31, SOLINAS31
+from pyfed import MERSENNE31, SOLINAS31, WIDE
 from pyfed.errors import ArgumentError, PyfedError
 from pyfed.op import OPS
 
 WORDS = KEY.words()
 PRIMES = (SOLINAS31.modulus, MERSENNE31.modulus)
 EVERY_PRIME = pytest.mark.parametrize("p", PRIMES, ids=("solinas31", "mersenne31"))
+SECOND = WIDE.planes[1].modulus  # the same code with other bounds
+BOUNDED = pytest.mark.parametrize("p", (*PRIMES, SECOND), ids=("solinas31", "mersenne31", "second"))
 
 
 def served(op: str) -> Iterator[tuple[Any, ...]]:
@@ -32,7 +34,7 @@ def served(op: str) -> Iterator[tuple[Any, ...]]:
     for case in CASES[op]:
         args = case.torch_args(op, "cpu")
         moduli = [a for a in args if isinstance(a, int) and a > 2]
-        if op.startswith(("field_", "lagrange_")) and not set(moduli) & set(PRIMES):
+        if op.startswith(("field_", "lagrange_")) and not set(moduli) & {*PRIMES, WIDE.code}:
             continue
         yield args
 
@@ -88,7 +90,7 @@ def test_long_products_are_split(emulated: Any, p: int, m: int, k: int, n: int) 
         assert torch.equal(got, torch.full((m, n), k % p, dtype=torch.int32))  # k · (-1)²
 
 
-@EVERY_PRIME
+@BOUNDED
 @pytest.mark.parametrize("value", ["largest", "half", "half_up"])
 @pytest.mark.parametrize("k", [8, 9, 64, 513])
 def test_products_at_the_bound(emulated: Any, p: int, value: str, k: int) -> None:
@@ -111,7 +113,7 @@ def test_sums_of_any_shape(emulated: Any, p: int, weighted: bool, clients: int, 
     agree(emulated, "field_sum", x, residues(p, clients) if weighted else None, p)
 
 
-@EVERY_PRIME
+@BOUNDED
 @pytest.mark.parametrize(
     "clients, count", [(5000, 1), (4097, 7), (2500, 132), (3, 262_149), (2, 262_148)]
 )
@@ -150,7 +152,7 @@ def test_misaligned_operands(emulated: Any) -> None:
     agree(emulated, "field_sum", x, w, p)
     agree(emulated, "field_matmul", x, shifted(residues(p, 8, 12)), p)
     matrix = shifted(residues(p, 6, 5))
-    agree(emulated, "lagrange_encode", shifted(residues(p, 37)), matrix, WORDS, p, 3, 0, 5)
+    agree(emulated, "lagrange_encode", shifted(residues(p, 37)), matrix, WORDS, p, 3, 0, 5, False)
     agree(emulated, "lagrange_decode", x, matrix, p, 47)
 
 
@@ -171,14 +173,14 @@ def test_encodings_of_any_shape(
     emulated: Any, p: int, shares: int, blocks: int, privacy: int, length: int, start: int
 ) -> None:
     data, matrix = residues(p, length), residues(p, shares, blocks + privacy)
-    agree(emulated, "lagrange_encode", data, matrix, WORDS, p, blocks, 9, start)
+    agree(emulated, "lagrange_encode", data, matrix, WORDS, p, blocks, 9, start, False)
 
 
 @EVERY_PRIME
 def test_encodings_at_the_bound(emulated: Any, p: int) -> None:
     for shares, blocks in ((3, 8), (20, 65), (100, 129), (130, 257)):
         data, matrix = largest(p, blocks * 18), largest(p, shares, blocks)
-        got = emulated("lagrange_encode", data, matrix, WORDS, p, blocks, 0, 0)
+        got = emulated("lagrange_encode", data, matrix, WORDS, p, blocks, 0, 0, False)
         assert torch.equal(got, torch.full((shares, 18), blocks % p, dtype=torch.int32))
 
 
@@ -187,16 +189,16 @@ def test_padding_is_rejected_alike(emulated: Any) -> None:
     p, columns = PRIMES[0], 2**15
     data = torch.zeros(columns, dtype=torch.int32)
     matrix = torch.eye(5, dtype=torch.int32)
-    agree(emulated, "lagrange_encode", data, matrix, WORDS, p, 1, 0, 3)
+    agree(emulated, "lagrange_encode", data, matrix, WORDS, p, 1, 0, 3, False)
 
 
 def test_pieces_of_a_vector_encode_alike(emulated: Any) -> None:
     p = PRIMES[0]
     data, matrix = residues(p, 3 * 700), residues(p, 20, 5)
-    whole = emulated("lagrange_encode", data, matrix, WORDS, p, 3, 1, 100)
+    whole = emulated("lagrange_encode", data, matrix, WORDS, p, 3, 1, 100, False)
     for cut in (1, 16, 333):
         parts = [
-            emulated("lagrange_encode", piece, matrix, WORDS, p, 3, 1, 100 + first)
+            emulated("lagrange_encode", piece, matrix, WORDS, p, 3, 1, 100 + first, False)
             for piece, first in ((data[: 3 * cut], 0), (data[3 * cut :], cut))
         ]
         assert torch.equal(torch.cat(parts, dim=1), whole)
@@ -227,7 +229,8 @@ def test_nothing_is_launched_for_nothing(emulated: Any) -> None:
         "field_sum": (none.view(3, 0), None, p),
         "quantize": (torch.empty(0), 1.0, 1.0, p, WORDS, 0, 0),
         "dequantize": (none, 1.0, p),
-        "lagrange_encode": (none, residues(p, 4, 3), WORDS, p, 2, 0, 0),
+        "decode_sum": (none.view(3, 0), none.view(3, 0), residues(p, 2, 3), 1.0, p),
+        "lagrange_encode": (none, residues(p, 4, 3), WORDS, p, 2, 0, 0, False),
         "lagrange_decode": (none.view(3, 0), residues(p, 2, 3), p, 0),
     }.items():
         agree(emulated, op, *args)
@@ -247,7 +250,11 @@ def test_a_residue_outside_the_field_is_told_of(emulated: Any, p: int, bad: str)
         ("field_matmul", (long, residues(p, 600, 5), p), {0: (0, 1799), 1: (0, 2999)}),
         ("field_sum", (a, a[:, 0].clone(), p), {0: (0, 1399), 1: (0, 19)}),
         ("dequantize", (residues(p, 5000), 1.0, p), {0: (0, 4096, 4999)}),
-        ("lagrange_encode", (a.view(-1), b, WORDS, p, 40, 0, 3), {0: (0, 1399), 1: (0, 4619)}),
+        (
+            "lagrange_encode",
+            (a.view(-1), b, WORDS, p, 40, 0, 3, False),
+            {0: (0, 1399), 1: (0, 4619)},
+        ),
         ("lagrange_decode", (b, a, p, 1000), {0: (0, 4619), 1: (0, 1399)}),
     ):
         for argument, where in places.items():
@@ -319,7 +326,7 @@ def test_more_than_2_to_31_elements(emulated: Any) -> None:
     check("lagrange_decode", last, x.at, count, ones.data_ptr(), 1, 1, count, p, out.at, None)
     matrix = torch.tensor([[1, 1]], dtype=torch.int32)
     code = (x.at, count, matrix.data_ptr(), 1, 1, 1, key, 3, start, p, out.at, None)
-    wanted = reference("lagrange_encode", last, matrix, WORDS, p, 1, 3, near["start"])
+    wanted = reference("lagrange_encode", last, matrix, WORDS, p, 1, 3, near["start"], False)
     check("lagrange_encode", wanted[0], *code)
 
 
@@ -342,7 +349,7 @@ def test_a_modulus_without_kernel_is_refused(emulated: Any) -> None:
     for op, args in {
         "field_matmul": (one, one, 5),
         "field_sum": (one, None, 5),
-        "lagrange_encode": (one[0], one, WORDS, 5, 1, 0, 0),
+        "lagrange_encode": (one[0], one, WORDS, 5, 1, 0, 0, False),
         "lagrange_decode": (one, one, 5, 1),
     }.items():
         with pytest.raises(RuntimeError, match="no kernel for modulus 5"):

@@ -14,6 +14,9 @@ from pyfed import Key
 MAKERS = ("pyfed::random_residues", "pyfed::lagrange_encode", "pyfed::quantize")
 """Ops whose results nobody else may see: masks and queries, shares, encoded updates."""
 
+KEYED = {"pyfed::add_masks_": 1, "pyfed::quantize_mask": 5}
+"""Ops that take the words of many keys, and where."""
+
 COMMON = 2**16
 """Words below this, or as near below the prime, may be public by chance."""
 
@@ -21,7 +24,7 @@ COMMON = 2**16
 class Canaries(TorchDispatchMode):
     """Keeps every integer tensor that any op gives or takes, so that its memory is not used again.
 
-    What the ``MAKERS`` give, and the keys that ``add_masks_`` takes, are noted as secrets; but not
+    What the ``MAKERS`` give, and the stacked keys of ``KEYED``, are noted as secrets; but not
     the challenges of whoever decodes to the rows that it holds, which serve once.
 
     Args:
@@ -41,8 +44,8 @@ class Canaries(TorchDispatchMode):
                 self.calls += 1
                 raise MemoryError("no memory")
             self.calls += 1
-        if name == "pyfed::add_masks_":
-            self._note(args[1])
+        if name in KEYED:
+            self._note(args[KEYED[name]])
         out = func(*args, **(kwargs or {}))
         results = out if isinstance(out, tuple | list) else (out,)
         if name in MAKERS and not called_from("pyfed.locate"):

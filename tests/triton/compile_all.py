@@ -1,8 +1,9 @@
 """Compile every Triton kernel ahead of time, as its launchers would, and print what came of it.
 
-    python compile_all.py 80 90
+    python compile_all.py 80 [0]
 
-prints one JSON object a line; without an architecture, the names of the kernels. No GPU is needed:
+prints one JSON object a line; without an architecture, the names of the kernels; with a share of 0
+or 1 every other launch. No GPU is needed:
 launches are recorded instead of run, and what Triton would have specialised each of them on is
 worked out from the kernel's parameters. Run it in a process of its own, without TRITON_INTERPRET.
 """
@@ -30,7 +31,17 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import pyfed.triton_kernels
-from pyfed.triton_kernels import discrete, field, fixed, lagrange, pairwise, random
+from pyfed.triton_kernels import (
+    aggregate,
+    discrete,
+    field,
+    fixed,
+    lagrange,
+    lift,
+    pairwise,
+    random,
+    upload,
+)
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 P = 2**31 - 1
@@ -67,6 +78,17 @@ CALLS: tuple[Callable[[], object], ...] = (
     lambda: fixed.quantize(torch.zeros(3), 1.0, 1.0, P, KEY, 0, 0, WORD),
     lambda: fixed.quantize(torch.zeros(3), 1.0, 1.0, P, None, 0, 0, WORD),
     lambda: fixed.dequantize(_zeros(3), 1.0, P, WORD),
+    lambda: lift.field_lift(_zeros(3), (P,), WORD),
+    lambda: lift.field_lift(_zeros(2, 3), (P, 2**31 - 2**19 + 1), WORD),
+    lambda: lift.dequantize_wide(_zeros(2, 3), 1.0, (P, 2**31 - 2**19 + 1), WORD),
+    lambda: upload.quantize_mask(
+        *(torch.zeros(3), 1.0, 1.0, P, KEY, _zeros(2, 8), _zeros(2), 1, 0, 0, WORD)
+    ),
+    lambda: upload.quantize_mask(
+        *(torch.zeros(3), 1.0, 1.0, P, None, _zeros(2, 8), _zeros(2), 1, 0, 0, WORD)
+    ),
+    lambda: aggregate.decode_sum(_zeros(2, 9), _zeros(5, 3), _zeros(3, 5), 1.0, P, WORD),
+    lambda: aggregate.decode_sum(_zeros(2, 9), _zeros(5, 3), _zeros(3, 5), None, P, WORD),
     lambda: lagrange.lagrange_encode(_zeros(9), _zeros(8, 5), KEY, P, 3, 0, 0, WORD),
     lambda: lagrange.lagrange_encode(_zeros(9), _zeros(64, 5), KEY, P, 3, 0, 0, WORD),
     lambda: lagrange.lagrange_decode(_zeros(5, 3), _zeros(3, 5), P, 9, WORD),
@@ -172,15 +194,22 @@ def compiled(launch: Launch, arch: int, aligned: bool) -> dict[str, Any]:
     }
 
 
-def variants(arches: list[int]) -> Iterator[dict[str, Any]]:
-    """Compile each distinct launch for each architecture, with pointers aligned and not."""
-    seen = set()
+def variants(arches: list[int], share: int | None = None) -> Iterator[dict[str, Any]]:
+    """Compile each distinct launch for each architecture, with pointers aligned and not.
+
+    With a share, 0 or 1, only every other launch of a kernel; of all its first one.
+    """
+    seen: dict[str, set[str]] = {}
     for launch in launches():
         for aligned in (True, False):
-            identity = (launch.kernel.__name__, source_of(launch, aligned).hash())
-            if identity in seen:
+            own = seen.setdefault(launch.kernel.__name__, set())
+            identity = source_of(launch, aligned).hash()
+            if identity in own:
                 continue
-            seen.add(identity)
+            number = len(own)
+            own.add(identity)
+            if share is not None and number and number % 2 != share:
+                continue
             for arch in arches:
                 yield compiled(launch, arch, aligned)
 
@@ -188,5 +217,6 @@ def variants(arches: list[int]) -> Iterator[dict[str, Any]]:
 if __name__ == "__main__":
     if not sys.argv[1:]:
         print("\n".join(sorted(kernels())))
-    for line in variants([int(arch) for arch in sys.argv[1:]]):
+    given, halves = sys.argv[1:2], sys.argv[2:3]
+    for line in variants([int(arch) for arch in given], int(halves[0]) if halves else None):
         print(json.dumps(line), flush=True)

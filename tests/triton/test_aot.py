@@ -21,6 +21,7 @@ ON_MATRIX_UNITS = {"product_kernel", "lagrange_encode_kernel"}
 IN_SECRET = {
     "discrete_gaussian_kernel",
     *("random_words_kernel", "random_residues_kernel", "add_masks_kernel", "quantize_kernel"),
+    "quantize_mask_kernel",
     *("digits_kernel", "product_kernel", "lagrange_encode_kernel"),
     *("sketch_kernel", "panel_kernel", "panel_product_kernel", "noise_kernel"),
     *("place_kernel", "lookup_kernel"),
@@ -31,19 +32,26 @@ ON_TENSOR_CORES = {
 }
 
 
-@pytest.fixture(scope="module")
-def compiled() -> list[dict[str, Any]]:
-    """What compile_all.py says; in processes of its own, since this one may be interpreting."""
+@pytest.fixture(
+    scope="module", params=["halves", pytest.param("everything", marks=pytest.mark.slow)]
+)
+def compiled(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """What compile_all.py says; in processes of its own, since this one may be interpreting.
+
+    Of the launches of a kernel after its first one architecture gets the even, the other the odd.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     running = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(SCRIPT), arch],
+            [sys.executable, "-W", "ignore", str(SCRIPT), arch, *share],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for arch in ("80", "90")
+        for arch, *share in (
+            (("80", "0"), ("90", "1")) if request.param == "halves" else (("80",), ("90",))
+        )
     ]
     lines = []
     for process in running:
