@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow bench gpu gpu-sanitize docs format lint clean
+.PHONY: help demo test test-slow bench bench-grid gpu gpu-sanitize docs format lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,6 +61,9 @@ bench: $(VENV)/tools ## measure every op against named baselines; refresh benchm
 	$(BIN)/python benchmarks/report.py build/bench.json --json 'benchmarks/results/{machine}.json' \
 	    --plot 'benchmarks/results/{machine}.png'
 	$(BIN)/python benchmarks/report.py --readme README.md
+
+bench-grid: $(VENV)/tools ## measure the field kernels over all sizes (hours); see benchmarks/README.md
+	$(BIN)/python benchmarks/grid.py $(GRID)
 
 gpu: ## build, test and benchmark on a GPU, with python3 as it is; report in $$OUT or build/gpu
 	.ci/gpu

@@ -27,8 +27,12 @@ REJECTION = "OpenSSL and rejection"
 TORCH_RANDOM = "torch.randint"
 TORCH = "torch"
 NUMPY = "numpy"
+FLOWER = "flwr secure_aggregation"
 
-NEEDS = {FLINT: "flint", GALOIS: "galois", OPENSSL: "cryptography", REJECTION: "cryptography"}
+NEEDS = {
+    **{FLINT: "flint", GALOIS: "galois", FLOWER: "flwr"},
+    **{OPENSSL: "cryptography", REJECTION: "cryptography"},
+}
 """The packages that only baselines need."""
 
 SMALL_PRIME = 32749
@@ -72,7 +76,7 @@ def galois_matmul(a: torch.Tensor, b: torch.Tensor, modulus: int) -> Baseline:
     return Baseline(lambda: left @ right, _equal(lambda c: torch.as_tensor(c.view(np.ndarray))))
 
 
-_GENERATORS = {2**31 - 2**17 + 1: 5, 2**31 - 1: 7}
+_GENERATORS = {2**31 - 2**17 + 1: 5, 2**31 - 1: 7, 2**31 - 2**19 + 1: 19}
 
 
 def wrapping_matmul(a: torch.Tensor, b: torch.Tensor) -> Baseline:
@@ -118,19 +122,22 @@ def torch_weighted_sum(x: torch.Tensor, weights: torch.Tensor, modulus: int) -> 
     return Baseline(run, _equal())
 
 
-def openssl_words(key: bytes, nonce: tuple[int, int, int], count: int) -> Baseline:
+def openssl_words(
+    key: bytes, nonce: tuple[int, int, int], count: int, first_block: int = 0
+) -> Baseline:
     """The keystream of OpenSSL's ChaCha20, by encrypting zeros that are ready beforehand.
 
     Args:
         key: 32 bytes.
         nonce: the nonce words, such that the keystream is the very one that pyfed gives.
         count: 32-bit words.
+        first_block: the counter of the first block.
     """
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-    # 16 bytes: the block counter, which starts at 0, and the three nonce words.
-    start = b"".join(word.to_bytes(4, "little") for word in (0, *nonce))
+    # 16 bytes: the block counter and the three nonce words.
+    start = b"".join(word.to_bytes(4, "little") for word in (first_block, *nonce))
     zeros, out = bytes(4 * count), bytearray(4 * count)
 
     def run() -> np.ndarray:

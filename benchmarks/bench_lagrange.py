@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 
 import baselines as user
 import pyfed
-from contests import Contest, random_floats, random_residues, sizes
+from contests import Baseline, Contest, random_floats, random_residues, sizes
 from pyfed import SOLINAS31
 from pyfed.codes import lagrange_matrix
+from verified import KEY, is_encoding, rounded
 
 P = SOLINAS31.modulus
-KEY = pyfed.Key(bytes(range(32)))
+PRODUCTS = "pyfed, by products"
+IN_TWO = "pyfed, in two ops"
 Size = tuple[int, int, int, int]
 
 
@@ -29,10 +32,28 @@ def _work(size: Size) -> tuple[int, int, int]:
     return columns, columns * shares * (blocks + privacy), 4 * privacy * columns
 
 
+def _butterflies(size: Size) -> int:
+    """Of the transforms behind an encoding: K points back, and ≥ N points forth, a column."""
+    length, shares, blocks, _ = size
+    there = 1 << (shares - 1).bit_length()
+    each = sum(n // 2 * (n.bit_length() - 1) for n in (blocks, there))
+    return 0 if blocks & (blocks - 1) else -(-length // blocks) * each
+
+
+def _own(run: Callable[[], torch.Tensor]) -> Baseline:
+    """Another way of pyfed, which must give the same bits."""
+
+    def check(output: torch.Tensor, expected: torch.Tensor) -> None:
+        assert torch.equal(output, expected)
+
+    return Baseline(run, check)
+
+
 @sizes(
     cpu={
-        (1_000_000, 100, 40, 30): (user.NUMPY_INT64, user.LIMBS),
-        (1_000_000, 16, 8, 4): (user.NUMPY_INT64, user.LIMBS),
+        (1_000_000, 100, 40, 30): (IN_TWO, user.NUMPY_INT64, user.LIMBS),
+        (1_000_000, 100, 64, 30): (IN_TWO, user.NUMPY_INT64),
+        (1_000_000, 16, 8, 4): (IN_TWO, user.NUMPY_INT64, user.LIMBS),
     },
     cuda={(100_000_000, 100, 40, 30): (user.LIMBS,), (1 << 26, 16, 8, 4): (user.LIMBS,)},
     small=(1003, 9, 4, 3),
@@ -44,18 +65,20 @@ def bench_encode_from_floats(measure: Callable[[Contest], None], device: str, si
     code = pyfed.LagrangeCode(shares, blocks, privacy)
     matrix = code.encoding_matrix(device)  # ready, as are the coefficients of every baseline
     fixed = pyfed.FixedPoint(clip=1.0, bits=16, clients=shares)
-    rounding = KEY.derive("rounding")
     coarse = 2.0**10  # what fits a 15-bit prime: a value within ±1 takes 11 bits of it
     measure(
         Contest(
-            op="quantize, lagrange_encode",
+            op="quantize_encode",
             shape=_shape(size),
             dtype="float32",
-            run=lambda: code.encode(fixed.encode(values, rounding), KEY),
+            run=lambda: code.encode(values, KEY, fixed=fixed),
+            holds=lambda made: is_encoding(made, rounded(length, device, fixed), code),
             bytes=4 * (length + shares * columns),
             macs=macs,
+            butterflies=_butterflies(size),
             chacha=4 * length + padding,
             baselines={
+                IN_TWO: lambda: _own(lambda: code.encode(fixed.encode(values, KEY), KEY)),
                 user.NUMPY_INT64: lambda: user.numpy_encode(
                     values, shares, blocks, privacy, coarse
                 ),
@@ -68,7 +91,11 @@ def bench_encode_from_floats(measure: Callable[[Contest], None], device: str, si
 
 
 @sizes(
-    cpu={(1_000_000, 100, 40, 30): (), (1_000_000, 16, 8, 4): ()},
+    cpu={
+        (1_000_000, 256, 128, 64): (PRODUCTS,),
+        (1_000_000, 100, 40, 30): (PRODUCTS,),
+        (1_000_000, 16, 8, 4): (PRODUCTS,),
+    },
     cuda={(100_000_000, 100, 40, 30): (), (1 << 26, 16, 8, 4): ()},
     small=(1003, 9, 4, 3),
 )
@@ -76,15 +103,20 @@ def bench_lagrange_encode(measure: Callable[[Contest], None], device: str, size:
     length, shares, blocks, privacy = size
     columns, macs, padding = _work(size)
     data = random_residues(P, length, device=device)
-    matrix = pyfed.LagrangeCode(shares, blocks, privacy).encoding_matrix(device)
+    code = pyfed.LagrangeCode(shares, blocks, privacy)
+    matrix = code.encoding_matrix(device)
+    encode = functools.partial(pyfed.ops.lagrange_encode, data, matrix, KEY, SOLINAS31, blocks)
     measure(
         Contest(
             op="lagrange_encode",
             shape=_shape(size),
-            run=lambda: pyfed.ops.lagrange_encode(data, matrix, KEY, SOLINAS31, blocks),
+            run=lambda: encode(standard=True),
+            holds=lambda made: is_encoding(made, data, code),
             bytes=4 * (length + shares * columns),
             macs=macs,
+            butterflies=_butterflies(size),
             chacha=padding,
+            baselines={PRODUCTS: lambda: _own(encode)},
         )
     )
 

@@ -9,7 +9,9 @@ import torch
 
 import pairwise_baselines as user
 import pyfed
+from baselines import FLOWER
 from contests import Contest, random_floats, random_residues, sizes
+from flower_baselines import by_flower
 from pyfed import SOLINAS31
 
 P = SOLINAS31.modulus
@@ -33,7 +35,7 @@ def one_by_one(x: torch.Tensor, keys: list[pyfed.Key], signs: list[int]) -> torc
 
 
 @sizes(
-    cpu={(10_000_000, 10): RIVALS, (1_000_000, 30): RIVALS},
+    cpu={(10_000_000, 10): (*RIVALS, FLOWER), (1_000_000, 30): RIVALS},
     cuda={(1 << 26, 10): ()},
     small=(1003, 3),
 )
@@ -48,15 +50,16 @@ def bench_masked_upload(
     update = user.Update(values.cpu(), SCALE, CLIP, [key.reveal() for key in keys], signs)
     measure(
         Contest(
-            op="quantize and add_masks_",
+            op="quantize_mask",
             shape=f"{length:,}, {masks} masks",
-            run=lambda: pyfed.ops.add_masks_(quantize(), keys, signs, SOLINAS31),
+            run=lambda: pyfed.ops.quantize_mask(values, SCALE, CLIP, SOLINAS31, keys, signs, own),
             expected=lambda: one_by_one(quantize(), keys, signs),
-            bytes=16 * length,
+            bytes=8 * length,
             chacha=4 * length * (masks + 1),
             baselines={
                 user.GENERATOR: lambda: user.by_generator(update),
                 user.CIPHER: lambda: user.by_cipher(update),
+                FLOWER: lambda: by_flower(update),
             },
         )
     )

@@ -57,6 +57,7 @@ def contest(size: Size, device: str, kind: str, rivals: dict[str, Prepare], **ho
         run=lambda: pyfed.ops.sketch(x, rows, KEY, kind, **how),
         expected=lambda: gated(x, rows, kind, starts, **how),
         bytes=x.nbytes + 4 * clients * rows * features,
+        float_macs=0 if kind == "countsketch" else rows * samples * features,
         baselines=rivals,
     )
 

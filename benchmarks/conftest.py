@@ -115,7 +115,7 @@ def measure(
             "contestant": contestant,
             "threads": THREADS if device == "cpu" else None,
             "bytes": contest.bytes,
-            "macs": contest.macs,
+            "macs": contest.macs or contest.float_macs,
             "chacha": contest.chacha,
         }
         if contestant in contest.baselines:

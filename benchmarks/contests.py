@@ -53,6 +53,10 @@ class Contest:
         chacha: bytes of ChaCha20 keystream.
         baselines: name → a function that prepares it, called only when it is measured.
         expected: gives what ``run`` must return; None: ``run`` itself on the reference backend.
+        holds: tells whether an output is right, where that is less work than to make another one
+            slowly; the first output of ``run`` that it accepts is then what ``run`` must return.
+        float_macs: multiply-adds in float32, where the work is a product with a matrix of floats.
+        butterflies: those of the transforms that can do the work of ``macs``; 0: none can.
         dtype: of the data.
     """
 
@@ -64,6 +68,9 @@ class Contest:
     chacha: int = 0
     baselines: Mapping[str, Callable[[], Baseline]] = field(default_factory=dict)
     expected: Callable[[], Output] | None = None
+    holds: Callable[[Any], bool] | None = None
+    butterflies: int = 0
+    float_macs: int = 0
     dtype: str = "int32"
 
     @property
@@ -72,7 +79,11 @@ class Contest:
         return f"{self.op} {self.shape}"
 
     def reference(self) -> Output:
-        """What ``run`` must return."""
+        """What ``run`` must return; AssertionError where it returns something else."""
+        if self.holds is not None:
+            output = self.run()
+            assert self.holds(output), f"{self.group}: the result is wrong"
+            return output
         if self.expected is not None:
             return self.expected()
         with pyfed.use_backend("reference"):
@@ -119,10 +130,19 @@ def backends(device: str) -> tuple[str, ...]:
     return compiled + (("triton",) if importlib.util.find_spec("triton") else ())
 
 
-def random_residues(modulus: int, *shape: int, device: str = "cpu") -> torch.Tensor:
+def random_residues(modulus: int, *shape: int, device: str = "cpu", seed: int = 20) -> torch.Tensor:
     """Residues from a fixed seed, int32: the same for every contestant."""
-    generator = torch.Generator(device).manual_seed(20)
+    generator = torch.Generator(device).manual_seed(seed)
     return torch.randint(0, modulus, shape, dtype=torch.int32, device=device, generator=generator)
+
+
+def random_elements(field: pyfed.Field, *shape: int, device: str = "cpu") -> torch.Tensor:
+    """As :func:`random_residues`, over any field: planes, where there are two, come first."""
+    planes = [
+        random_residues(plane.modulus, *shape, device=device, seed=20 + number)
+        for number, plane in enumerate(field.planes)
+    ]
+    return torch.stack(planes) if field.lead else planes[0]
 
 
 def random_floats(count: int, device: str = "cpu") -> torch.Tensor:

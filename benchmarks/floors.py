@@ -1,12 +1,15 @@
 """What this machine allows, measured in the same run as the benchmarks.
 
 The floor of a call is max(bytes / copy bandwidth, multiply-adds / their peak, keystream / its
-peak). The peaks are those of one thread on a CPU.
+peak), with butterflies / their peak in the place of the multiply-adds where transforms take less.
+The peaks are those of one thread on a CPU. For multiply-adds of float32 the peak is torch's; a
+product with signs can beat it, by tables of sums.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +22,8 @@ from ratios import calls_per_round, seconds_per_call, timer_of
 REPEATS = 15
 INT8_PRODUCTS = 16
 """int8 multiply-adds of one 31-bit product: 4 limbs × 4 limbs."""
+LARGEST_COPY = {"cpu": 1 << 28, "cuda": 1 << 31}
+"""Bytes of a copy beyond every cache: larger ones go at the same rate."""
 
 
 def shortest(call: Callable[[], Any], device: str) -> float:
@@ -59,6 +64,28 @@ def mac_peak(device: str) -> float:
 
 
 @functools.cache
+def float_peak(device: str) -> float:
+    """Float32 multiply-adds a second, of torch's product of square matrices."""
+    n = 8192 if device == "cuda" else 1024
+    a = torch.ones(n, n, device=device)
+    return n**3 / shortest(lambda: a @ a, device)
+
+
+@functools.cache
+def butterfly_peak(device: str) -> float:
+    """Butterflies a second of an encoding by transforms, K = 128 points back and N = 256 forth.
+
+    On a CPU of columns that stay in the second-level cache; on a GPU of many more.
+    """
+    shares, blocks = 256, 128
+    columns = 1 << (17 if device == "cuda" else 8)
+    data = random_residues(pyfed.SOLINAS31.modulus, blocks * columns, device=device)
+    code = pyfed.LagrangeCode(shares, blocks, 0)
+    call = functools.partial(code.encode, data, pyfed.Key(bytes(range(32))))
+    return columns * (blocks // 2 * 7 + shares // 2 * 8) / shortest(call, device)
+
+
+@functools.cache
 def chacha_peak(device: str) -> float:
     """Bytes of ChaCha20 keystream a second, from random_words.
 
@@ -72,12 +99,21 @@ def chacha_peak(device: str) -> float:
 
 def floor_of(contest: Contest, device: str) -> dict[str, float]:
     """Seconds that the call must take, and the rates behind them (bytes or products a second)."""
-    copy = copy_bandwidth(device, contest.bytes)
+    # The nearest power of two, so that calls of one size share a measurement.
+    size = 1 << max(round(math.log2(max(contest.bytes, 1))), 7)
+    copy = copy_bandwidth(device, min(size, LARGEST_COPY[device]))
     parts = {"copy": contest.bytes / copy}
     rates = {"copy_rate": copy}
     if contest.macs:
         rates["mac_rate"] = mac_peak(device)
         parts["mac"] = contest.macs / rates["mac_rate"]
+    if contest.butterflies:
+        rates["butterfly_rate"] = butterfly_peak(device)
+        by_transforms = contest.butterflies / rates["butterfly_rate"]
+        parts["mac"] = min(parts["mac"], by_transforms)
+    if contest.float_macs:
+        rates["float_rate"] = float_peak(device)
+        parts["float"] = contest.float_macs / rates["float_rate"]
     if contest.chacha:
         rates["chacha_rate"] = chacha_peak(device)
         parts["chacha"] = contest.chacha / rates["chacha_rate"]

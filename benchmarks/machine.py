@@ -46,7 +46,7 @@ def versions() -> dict[str, str]:
 
     found = {"python": platform.python_version(), "torch": torch.__version__}
     found |= {"numpy": numpy.__version__, "pyfed": pyfed.__version__}
-    for package in ("triton", "python-flint", "galois", "cryptography"):
+    for package in ("triton", "python-flint", "galois", "cryptography", "flwr"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -112,7 +112,8 @@ def full_report(summary: Summary) -> str:
 LEGEND = (
     "The floor is max(bytes / copy bandwidth at that size, products / peak, keystream / peak), all "
     "measured in the same run; the last two peaks are the best rates of our own kernels on data in "
-    "the cache, so noise can lift a row a little above 100 %. CPU times are what the process "
+    "the cache, so noise can lift a row a little above 100 %; sketches by signs are held against a "
+    "product of float32, of which tables of sums need a part. CPU times are what the process "
     "computes, on one thread. A ratio is the median of rounds that time both in turn; brackets say "
     "what a baseline leaves undone. Every result was compared with what it must be before it was "
     "timed."
@@ -122,6 +123,8 @@ LEGEND = (
 def peaks(summary: Summary) -> str:
     """The rates that the floors rest on."""
     names = {"copy_rate": "copy", "mac_rate": "field products", "chacha_rate": "ChaCha20"}
+    names |= {"butterfly_rate": "butterflies", "float_rate": "float32 products"}
+    units = {"mac_rate": "MAC", "butterfly_rate": "", "float_rate": "MAC"}
     found: dict[str, list[float]] = {}
     for row in summary["rows"]:
         for name, value in (row.get("floor") or {}).items():
@@ -131,7 +134,7 @@ def peaks(summary: Summary) -> str:
         if name in found:
             low, high = min(found[name]), max(found[name])
             span = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g} by size"
-            parts.append(f"{words} {span} G{'MAC' if name == 'mac_rate' else 'B'}/s")
+            parts.append(f"{words} {span} G{units.get(name, 'B')}/s")
     return f"Peaks: {', '.join(parts)}." if parts else "No floor was measured."
 
 

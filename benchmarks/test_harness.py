@@ -56,6 +56,8 @@ def test_too_few_rounds_are_refused() -> None:
         (Contest("x", "", torch.empty, bytes=800), 8.0),
         (Contest("x", "", torch.empty, bytes=800, macs=90), 9.0),
         (Contest("x", "", torch.empty, bytes=800, macs=90, chacha=20), 10.0),
+        (Contest("x", "", torch.empty, bytes=100, macs=90, butterflies=15), 3.0),
+        (Contest("x", "", torch.empty, bytes=100, macs=90, butterflies=500), 9.0),
     ],
 )
 def test_the_floor_is_the_slowest_part(
@@ -64,7 +66,28 @@ def test_the_floor_is_the_slowest_part(
     monkeypatch.setattr(floors, "copy_bandwidth", lambda device, size: 100.0)
     monkeypatch.setattr(floors, "mac_peak", lambda device: 10.0)
     monkeypatch.setattr(floors, "chacha_peak", lambda device: 2.0)
+    monkeypatch.setattr(floors, "butterfly_peak", lambda device: 5.0)
     assert floors.floor_of(contest, "cpu")["seconds"] == floor
+
+
+def test_a_copy_is_measured_at_the_size_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    monkeypatch.setattr(floors, "copy_bandwidth", lambda device, size: sizes.append(size) or 1.0)
+    for count in (0, 800, 3_000_000, 10**11):
+        floors.floor_of(Contest("x", "", torch.empty, bytes=count), "cpu")
+    assert sizes == [1 << 7, 1 << 10, 1 << 22, 1 << 28]
+
+
+def test_a_wrong_result_is_not_measured() -> None:
+    """Where a check takes the place of the reference, a red one ends the benchmark."""
+    one, two = torch.ones(1), torch.full((1,), 2.0)
+
+    def holds(output: torch.Tensor) -> bool:
+        return torch.equal(output, one)
+
+    assert torch.equal(Contest("x", "", lambda: one, bytes=4, holds=holds).reference(), one)
+    with pytest.raises(AssertionError, match="the result is wrong"):
+        Contest("x", "", lambda: two, bytes=4, holds=holds).reference()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Configuration of Sphinx."""
 
 import pyfed
+from pyfed.op import PublicOp
 
 project = "pyfed"
 author = "The pyfed authors"
@@ -24,7 +25,7 @@ def setup(app):
     """Show what an op returns, in place of what its argument check returns."""
 
     def signature(app, what, name, obj, options, arguments, result):
-        if name.startswith("pyfed.ops."):
+        if isinstance(obj, PublicOp):
             return arguments, "torch.Tensor"
         return None
 
