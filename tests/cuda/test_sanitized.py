@@ -15,7 +15,7 @@ FILES = sorted(str(path) for path in Path(__file__).parent.glob("test_emulated*.
 @pytest.mark.parametrize(
     "chosen",
     [
-        "(any_shape or with_tails or misaligned or is_told_of) and (solinas31 or packing or planes"
+        "(with_tails or misaligned or is_told_of) and (solinas31 or packing or planes"
         " or padding or float16 or uint8-1 or int32-2) or harmless or any_chunk or 32_bits"
         " or emulated_lora and (any_shape or misaligned)",
         pytest.param("", marks=pytest.mark.slow),

@@ -174,6 +174,7 @@ def check_layer(
     assert [t.dtype for t in found] == [dtype, torch.float32, dtype, torch.float32, torch.float32]
 
 
+@pytest.mark.slow
 def test_lora_linear_and_its_gradient(device: str) -> None:
     """Rows from none to some tiles, clients with none, ranks and features of every alignment."""
     sizes = ((16, 48, 4), (5, 3, 1), (80, 16, 8), (7, 66, 3))

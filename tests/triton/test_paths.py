@@ -79,6 +79,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 def test_random_words(device: str) -> None:
     cases = (
         partial(random_words, KEY, count, stream=stream, start=start, device=device)
@@ -87,6 +88,7 @@ def test_random_words(device: str) -> None:
     assert check_equal(cases) >= 200
 
 
+@pytest.mark.slow
 def test_random_residues(device: str) -> None:
     common = [(f, *place) for f, place in zip(itertools.cycle(FIELDS), PLACES, strict=False)]
     tiny = [
