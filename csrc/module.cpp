@@ -132,7 +132,7 @@ PYBIND11_MODULE(_C, m) {
   PYFED_BOTH(quantize_mask);
   PYFED_BOTH(decode_sum);
   PYFED_BOTH(lagrange_encode);
-  PYFED_CPU(lagrange_transform_cpu);
+  PYFED_BOTH(lagrange_transform);
   PYFED_CPU(quantize_encode_cpu);
   PYFED_CPU(quantize_transform_cpu);
   PYFED_BOTH(lagrange_decode);

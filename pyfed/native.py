@@ -187,6 +187,14 @@ def transform_workspace(shares: int, blocks: int, privacy: int) -> torch.Tensor:
     return torch.empty(size, dtype=torch.int32)
 
 
+def transform_factors(device: torch.device, blocks: int) -> torch.Tensor:
+    """Scratch memory of an encoding by transforms on CUDA: 3 factors of 2 words for each block.
+
+    The bound is that of ``plan_factors`` in csrc/lagrange_plan.h. Nothing secret stands there.
+    """
+    return torch.empty(6 * blocks, dtype=torch.int32, device=device)
+
+
 class TritonReport:
     """The error word that a Triton kernel sets: sticky on CUDA, raised at once elsewhere."""
 

@@ -11,13 +11,9 @@ from pyfed.checks import expect_bool, expect_range, expect_tensor
 from pyfed.fields import Field
 from pyfed.keys import Key
 from pyfed.op import Backend, Op
+from pyfed.ops.encode_kind import encode_kind, encode_workspace
 from pyfed.ops.fixed import FLOATS, expect_quantizable, quantize_op
-from pyfed.ops.lagrange import (
-    encode_kind,
-    encode_workspace,
-    expect_encoding,
-    lagrange_encode_op,
-)
+from pyfed.ops.lagrange import expect_encoding, lagrange_encode_op
 
 
 def _in_two(

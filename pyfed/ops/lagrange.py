@@ -17,9 +17,10 @@ from pyfed.checks import (
     expect_residues,
 )
 from pyfed.errors import ArgumentError
-from pyfed.fields import Field, plane_moduli
+from pyfed.fields import Field
 from pyfed.keys import Key
 from pyfed.op import Op
+from pyfed.ops.encode_kind import cuda_encode_kind, encode_kind, encode_workspace
 from pyfed.ops.field import check_residues, product_reference
 from pyfed.ops.random import PADDING, residues_reference
 
@@ -91,35 +92,13 @@ lagrange_decode_op = Op(
 )
 
 
-def encode_kind(matrix: torch.Tensor, modulus: int, standard: bool) -> str:
-    """Which CPU kernel makes shares: "transform", by number-theoretic transforms, or "encode".
-
-    Measured with AVX2 and AVX-512: transforms take less time than products from 2 shares on, but
-    for many shares of a polynomial with one or two coefficients, where they have nothing to save.
-    """
-    shares, threshold = matrix.shape[-2:]
-    fast = standard and set(plane_moduli(modulus)) <= set(native.TRANSFORM_MODULI)
-    fast = fast and shares > 1 and (shares <= 16 or threshold > 2)
-    return "transform" if fast else "encode"
-
-
-def encode_workspace(
-    kind: str, matrix: torch.Tensor, blocks: int, columns: int
-) -> torch.Tensor | None:
-    """Scratch memory of an encoding, wiped by the kernel; None where it wants none."""
-    shares, threshold = matrix.shape[-2:]
-    if kind == "transform":
-        return native.transform_workspace(shares, blocks, threshold - blocks)
-    digits = native.digit_words(shares, columns, blocks, threshold - blocks)
-    return native.workspace(matrix.device, digits=digits)
-
-
 def _encode_reason(data: torch.Tensor, modulus: int, where: Any) -> str | None:
     return where(data) or native.modulus_reason(modulus)
 
 
 def _lagrange_encode_native(
     kind: str,
+    scratch: torch.Tensor | None,
     data: torch.Tensor,
     matrix: torch.Tensor,
     key: torch.Tensor,
@@ -131,7 +110,6 @@ def _lagrange_encode_native(
     data, matrix, key = data.contiguous(), matrix.contiguous(), key.contiguous()
     (shares, threshold), length = matrix.shape[-2:], data.shape[-1]
     out = data.new_empty(*matrix.shape[:-1], _columns(length, blocks))
-    scratch = encode_workspace(kind, matrix, blocks, out.shape[-1])
     for prime, values, factors, plane in native.planes(modulus, data, matrix, out):
         native.run(
             *(f"lagrange_{kind}", data.device, values, length, factors, shares, blocks),
@@ -146,12 +124,21 @@ def _lagrange_encode_cpu(
 ) -> torch.Tensor:
     *where, standard = rest
     kind = encode_kind(matrix, modulus, standard)
-    return _lagrange_encode_native(kind, data, matrix, key, modulus, *where)
+    scratch = encode_workspace(kind, matrix, where[0], _columns(data.shape[-1], where[0]))
+    return _lagrange_encode_native(kind, scratch, data, matrix, key, modulus, *where)
 
 
 @lagrange_encode_op.kernel("cuda", lambda d, m, k, p, *r: _encode_reason(d, p, native.cuda_reason))
-def _lagrange_encode_cuda(data: torch.Tensor, *rest: Any) -> torch.Tensor:
-    return _lagrange_encode_native("encode", data, *rest[:-1])  # whatever the matrix
+def _lagrange_encode_cuda(
+    data: torch.Tensor, matrix: torch.Tensor, key: torch.Tensor, modulus: int, *rest: Any
+) -> torch.Tensor:
+    *where, standard = rest
+    kind, blocks = cuda_encode_kind(matrix, modulus, standard), where[0]
+    if kind == "transform":
+        scratch: torch.Tensor | None = native.transform_factors(matrix.device, blocks)
+    else:
+        scratch = encode_workspace(kind, matrix, blocks, _columns(data.shape[-1], blocks))
+    return _lagrange_encode_native(kind, scratch, data, matrix, key, modulus, *where)
 
 
 @lagrange_decode_op.kernel("cpu", lambda r, m, p, n: _encode_reason(r, p, native.cpu_reason))
@@ -231,8 +218,9 @@ def lagrange_encode(
         stream: which of the key's 2^32 streams.
         start_column: index of the first column's random residue.
         standard: a promise that the matrix is ``encoding_matrix`` of :class:`pyfed.LagrangeCode`
-            with so many shares, blocks and random rows over this field. The CPU may then do without
-            the product, by number-theoretic transforms; the shares are the same.
+            with so many shares, blocks and random rows over this field. The CPU, and CUDA kernels,
+            may then do without the product, by number-theoretic transforms; the shares are the
+            same.
 
     Returns:
         int32 tensor of shape (shares, ⌈length / blocks⌉).

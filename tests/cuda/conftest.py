@@ -47,6 +47,7 @@ ARGUMENTS = {
     "dequantize_wide": "pqfIIp",
     "field_lift": "pqIIp",
     "lagrange_encode": "pqpqqqpIqIpp",
+    "lagrange_transform": "pqpqqqpIqIpp",
     "lagrange_decode": "pqpqqqIpp",
     "mask_pack": "pqqp",
     "mask_unpack": "pqqp",
@@ -105,7 +106,7 @@ class Emulator:
         self.library.emulated_launcher.restype = ctypes.c_void_p
         self.device = 0
         self.matrix_units = False  # whether products of 16 rows or more run on them
-        self.room: torch.Tensor | None = None  # what the last one was given for digits
+        self.room: torch.Tensor | None = None  # what the last encoding or product was given
 
     @property
     def control(self) -> Control:
@@ -139,6 +140,12 @@ class Emulator:
             self.room.view(torch.uint8).fill_(RUBBISH)
         return self.room
 
+    def _transform_factors(self, device: torch.device, blocks: int) -> torch.Tensor:
+        """Take the place of ``native.transform_factors``: the same room, full of rubbish."""
+        self.room = torch.empty(6 * blocks, dtype=torch.int32)
+        self.room.view(torch.uint8).fill_(RUBBISH)
+        return self.room
+
     def _run(self, name: str, device: torch.device, *args: object) -> None:
         """Take the place of ``native.run``; outputs come poisoned to the kernel."""
         tensors = [a for a in args if isinstance(a, torch.Tensor)]
@@ -164,6 +171,7 @@ class Emulator:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "run", self._run)
             patch.setattr(native, "workspace", self._workspace)
+            patch.setattr(native, "transform_factors", self._transform_factors)
             yield
 
 

@@ -235,6 +235,7 @@ inline T atomicAdd(T* address, T value) {
   return before;
 }
 
+inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 inline int __popc(uint32_t x) { return __builtin_popcount(x); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }

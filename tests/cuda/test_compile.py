@@ -122,6 +122,7 @@ def test_secrets_pass_through_shared_memory_that_is_cleared(
         *("random_words", "random_residues", "add_masks", "quantize_random", "field_matmul"),
         "quantize_mask",
         *("field_dot", "field_sum", "lagrange_encode", "lagrange_decode", "mask_popcount"),
+        "lagrange_transform",
         *("index_mean", "select_tally", "select_pick", "select_emit", "select_tile"),
         *("select_strip", "select_small", "digit_matmul", "digit_encode", "digit_decode"),
     ):

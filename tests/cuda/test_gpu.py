@@ -12,7 +12,7 @@ import pyfed.ops
 from agreement import bits
 from case import tensors_in, with_tensors
 from cases import CASES, KEY, Case, residues
-from pyfed import SOLINAS31
+from pyfed import SOLINAS31, WIDE, LagrangeCode
 from pyfed.errors import ArgumentError
 from pyfed.op import OPS
 from pyfed.self_check import results_of
@@ -151,6 +151,38 @@ def test_nothing_waits_for_the_device(op: str) -> None:
         OPS[op].torch_op(*args)
     finally:
         torch.cuda.set_sync_debug_mode(before)
+
+
+@pytest.mark.parametrize(
+    "shape", [(257, 128, 1), (300, 100, 30), (512, 256, 128), (1000, 333, 300), (4096, 2000, 96)]
+)
+@pytest.mark.parametrize("field", [SOLINAS31, WIDE], ids=("solinas31", "wide"))
+def test_shares_by_transforms_are_those_of_a_cpu(shape: tuple[int, int, int], field: Any) -> None:
+    code = LagrangeCode(*shape, field)
+    moduli = [plane.modulus for plane in field.planes] if field is WIDE else [P]
+    data = torch.stack([residues(p, 333 * shape[1] - 1) for p in moduli])
+    data = data if field is WIDE else data[0]
+    got = code.encode(data.cuda(), KEY, start_column=5)
+    with pyfed.use_backend("cpu"):
+        wanted = code.encode(data, KEY, start_column=5)
+    assert same([got], [wanted])
+
+
+def test_transforms_replay() -> None:
+    code = LagrangeCode(512, 256, 128)
+    data = [residues(P, 100 * 256) for _ in range(3)]
+    room = data[0].cuda()
+    matrix, words = code.encoding_matrix("cuda"), KEY.words("cuda")
+    args = (room, matrix, words, P, 256, 0, 3, True)
+    OPS["lagrange_encode"].torch_op(*args)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = OPS["lagrange_encode"].torch_op(*args)
+    for values in data:
+        room.copy_(values)
+        graph.replay()
+        with pyfed.use_backend("cpu"):
+            assert same([got], [code.encode(values, KEY, start_column=3)])
 
 
 def test_errors_stick_until_they_are_read() -> None:

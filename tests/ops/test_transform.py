@@ -15,7 +15,7 @@ import pyfed
 from pyfed import MERSENNE31, SOLINAS31, WIDE, Field, FixedPoint, Key, LagrangeCode, native
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.ops import lagrange_encode
-from pyfed.ops.lagrange import encode_kind
+from pyfed.ops.encode_kind import encode_kind
 from runs import simd_level, simd_levels
 
 if native._C is None:

@@ -1,0 +1,43 @@
+"""Which kernel makes the shares of a Lagrange code: a product, or number-theoretic transforms."""
+
+from __future__ import annotations
+
+import torch
+
+from pyfed import native
+from pyfed.fields import plane_moduli
+
+MOST_PRODUCT_SHARES = 256
+"""CUDA makes so many shares by products, and more by transforms where the code allows them."""
+
+
+def encode_kind(matrix: torch.Tensor, modulus: int, standard: bool) -> str:
+    """Which CPU kernel makes shares: "transform", by number-theoretic transforms, or "encode".
+
+    Measured with AVX2 and AVX-512: transforms take less time than products from 2 shares on, but
+    for many shares of a polynomial with one or two coefficients, where they have nothing to save.
+    """
+    shares, threshold = matrix.shape[-2:]
+    fast = standard and set(plane_moduli(modulus)) <= set(native.TRANSFORM_MODULI)
+    fast = fast and shares > 1 and (shares <= 16 or threshold > 2)
+    return "transform" if fast else "encode"
+
+
+def cuda_encode_kind(matrix: torch.Tensor, modulus: int, standard: bool) -> str:
+    """Which CUDA kernel makes shares: "transform" or "encode", as :func:`encode_kind` for a CPU.
+
+    A model, not a measurement: docs/kernels.md has it.
+    """
+    fast = standard and set(plane_moduli(modulus)) <= set(native.TRANSFORM_MODULI)
+    return "transform" if fast and matrix.shape[-2] > MOST_PRODUCT_SHARES else "encode"
+
+
+def encode_workspace(
+    kind: str, matrix: torch.Tensor, blocks: int, columns: int
+) -> torch.Tensor | None:
+    """Scratch memory of an encoding, wiped by the kernel; None where it wants none."""
+    shares, threshold = matrix.shape[-2:]
+    if kind == "transform":
+        return native.transform_workspace(shares, blocks, threshold - blocks)
+    digits = native.digit_words(shares, columns, blocks, threshold - blocks)
+    return native.workspace(matrix.device, digits=digits)
