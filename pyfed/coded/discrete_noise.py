@@ -10,6 +10,7 @@ from pyfed.coded.privacy_grid import COARSEST, FINEST, fine_grid
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.keys import Key
 from pyfed.ops import discrete_gaussian, sketch_block
+from pyfed.ops.discrete import snap_
 
 _BLOCK = 2**21
 """Entries of G at a time."""
@@ -83,6 +84,4 @@ def on_grid_(
     noise = discrete_gaussian(
         values.numel(), noise_std / grid, key, stream, device=values.device
     ).reshape(values.shape)
-    values.div_(grid).round_().add_(noise).mul_(grid)
-    noise.zero_()
-    return values
+    return snap_(values, noise, grid)

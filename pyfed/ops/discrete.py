@@ -87,6 +87,13 @@ def _discrete_gaussian_triton(
     return kernels.discrete_gaussian(key, *_tables(sigma, key.device), count, stream, start)
 
 
+def snap_(values: torch.Tensor, noise: torch.Tensor, grid: float) -> torch.Tensor:
+    """grid·(round(values / grid) + noise), in place of float64 ``values``; the noise is wiped."""
+    values.div_(grid).round_().add_(noise).mul_(grid)
+    noise.zero_()
+    return values
+
+
 @discrete_gaussian_op.public
 def discrete_gaussian(
     count: int,

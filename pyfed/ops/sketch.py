@@ -13,7 +13,7 @@ from pyfed.errors import ArgumentError
 from pyfed.keys import Key
 from pyfed.op import Op
 from pyfed.ops.clients import check_starts
-from pyfed.ops.discrete import discrete_gaussian_op
+from pyfed.ops.discrete import discrete_gaussian_op, snap_
 from pyfed.ops.sketch_arguments import (
     describe,
     describe_values,
@@ -56,11 +56,9 @@ def _finished(
         noise = discrete_gaussian_op.torch_op(
             key, noise_std / grid, client.numel(), stream + number, 0
         )
-        wide = client.to(torch.float64)
-        wide.div_(grid).round_().add_(noise.reshape(client.shape)).mul_(grid)
+        wide = snap_(client.to(torch.float64), noise.reshape(client.shape), grid)
         client.copy_(wide)
-        for secret in (wide, noise):
-            secret.zero_()
+        wide.zero_()
     return out
 
 
