@@ -101,8 +101,13 @@ def expect_residues(op: str, name: str, value: object, field: Field, dim: int = 
         dim: dimensions of a plane; -1: any.
     """
     wide = bool(field.lead)
-    expect_tensor(op, name, value, torch.int32, dim + 1 if wide and dim >= 0 else dim)
+    expect_tensor(op, name, value, torch.int32, -1 if wide else dim)
     assert isinstance(value, torch.Tensor)
+    if wide and dim >= 0 and value.dim() != dim + 1:
+        raise ArgumentError(
+            f"{op}: {name} has {value.dim()} dimensions, shape {tuple(value.shape)}; it must have "
+            f"{dim + 1}, the first for the 2 planes of {field.name}"
+        )
     if wide and (value.dim() == 0 or value.shape[0] != 2):
         raise ArgumentError(
             f"{op}: {name} has shape {tuple(value.shape)}; over {field.name} its first axis must "

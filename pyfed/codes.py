@@ -123,10 +123,12 @@ class LagrangeCode:
             start_column: number of the first column, so that a long vector can be encoded in
                 pieces of whole columns.
             fixed: rounds floats, in the same pass: the shares are those of ``fixed.encode(data,
-                key, stream=stream, start=start_column · blocks)``.
+                key, stream=stream, start=start_column · blocks)``. It takes no weight: give those
+                of the clients to :func:`pyfed.ops.field_sum`.
 
         Returns:
-            int32 (shares, ⌈length / blocks⌉): row j is for recipient j.
+            int32 (shares, ⌈length / blocks⌉): row j is for recipient j. Over ``WIDE`` behind a
+            leading axis of 2 planes.
 
         Raises:
             DtypeError: data is not an int32 tensor; with ``fixed``, not float.

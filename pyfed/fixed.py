@@ -32,7 +32,7 @@ class FixedPoint(Encoding):
 
     Args:
         clip: values are clipped to [-clip, clip]; rounded to float32.
-        bits: bits of a value, with its sign, from 2 to 31.
+        bits: bits of a value, with its sign, from 2 to 31; 31 do not fit every clip.
         clients: the most values that are summed.
         max_weight: the largest integer weight of one.
         field: the prime field, or ``WIDE`` where weights and clients are too many for one: then

@@ -41,6 +41,11 @@ def encode(
         fixed: rounds floats; None: data is residues.
     """
     if fixed is None:
+        if isinstance(data, torch.Tensor) and data.dtype in FLOATS:
+            raise DtypeError(
+                f"{OP}: data has dtype {data.dtype}; it must be torch.int32, or go with fixed=, a "
+                "pyfed.FixedPoint of the code's field"
+            )
         expect_residues(OP, "data", data, field, 1)
     else:
         _expect_fixed(fixed, field)

@@ -68,9 +68,9 @@ def expect_masks(op: str, keys: object, signs: object) -> None:
     for key in keys:
         expect_key(op, key)
     for number, sign in enumerate(signs):
-        expect_int(op, f"signs[{number}]", sign, -1, 2)
-        if sign == 0:
-            raise ArgumentError(f"{op}: signs[{number}] is 0; it must be 1 or -1")
+        expect_int(op, f"signs[{number}]", sign, -(2**63), 2**63)
+        if sign not in (1, -1):
+            raise ArgumentError(f"{op}: signs[{number}] is {sign}; it must be 1 or -1")
 
 
 def stacked(keys: Sequence[Key], device: torch.device) -> torch.Tensor:
