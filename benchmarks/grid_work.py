@@ -140,7 +140,7 @@ def _decode(point: Point, field: pyfed.Field, device: str) -> Call:
         return user.limb_decode(own, matrix, p, length)
 
     def both() -> Baseline:
-        matrix = code._decoding_matrix(tuple(survivors), rows.device)
+        matrix = code.decoding_matrix(survivors, rows.device)
         return _plane_by_plane(limbs, field, rows, matrix)
 
     return run, lambda got: torch.equal(got, data), {user.LIMBS: both}

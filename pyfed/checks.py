@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -42,6 +42,22 @@ def expect_int(op: str, name: str, value: object, low: int, high: int) -> None:
         raise DtypeError(f"{op}: {name} is {type(value).__name__}; it must be an int")
     if not low <= value < high:
         raise ArgumentError(f"{op}: {name} is {value}; it must be in [{low}, {high})")
+
+
+def expect_numbers(op: str, name: str, values: object, end: int) -> list[int]:
+    """``values``, in order, as a list; raises unless they are different integers in [0, end)."""
+    if hasattr(values, "tolist"):  # a tensor or an array
+        values = values.tolist()
+    if not isinstance(values, Sequence):  # a set has no order that rows could follow
+        kind = type(values).__name__
+        raise DtypeError(f"{op}: {name} is {kind}; it must be a list in the order of rows")
+    numbers = list(values)
+    for number in numbers:
+        expect_int(op, f"one of {name}", number, 0, end)
+    if len(set(numbers)) != len(numbers):
+        again = sorted({n for n in numbers if numbers.count(n) > 1})
+        raise ArgumentError(f"{op}: {name} {again} are named more than once")
+    return numbers
 
 
 def expect_bool(op: str, name: str, value: object) -> None:

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 
 import torch
 
-from pyfed.checks import expect_field, expect_int, expect_residues, naming
+from pyfed.checks import (
+    expect_device,
+    expect_field,
+    expect_int,
+    expect_numbers,
+    expect_residues,
+    naming,
+)
 from pyfed.chosen import decode_chosen
-from pyfed.errors import ArgumentError, DecodeError, DtypeError, ThresholdError
+from pyfed.errors import ArgumentError, DecodeError, ThresholdError
 from pyfed.fields import SOLINAS31, Field
 from pyfed.fixed import FixedPoint
 from pyfed.interpolation import lagrange_matrix, product
@@ -141,17 +148,7 @@ class LagrangeCode:
     def expect_rows(self, op: str, rows: torch.Tensor, survivors: Sequence[int]) -> list[int]:
         """The share numbers of rows as a list; raises as :meth:`decode` does."""
         expect_residues(op, "rows", rows, self.field, 2)
-        if hasattr(survivors, "tolist"):  # a tensor or an array
-            survivors = survivors.tolist()
-        if not isinstance(survivors, Sequence):  # a set has no order that rows could follow
-            kind = type(survivors).__name__
-            raise DtypeError(f"{op}: survivors is {kind}; it must be a list in the order of rows")
-        numbers = list(survivors)
-        for number in numbers:
-            expect_int(op, "a survivor", number, 0, self.shares)
-        if len(set(numbers)) != len(numbers):
-            again = sorted({n for n in numbers if numbers.count(n) > 1})
-            raise ArgumentError(f"{op}: survivors {again} are named more than once")
+        numbers = expect_numbers(op, "survivors", survivors, self.shares)
         if len(numbers) != rows.shape[-2]:
             raise ArgumentError(
                 f"{op}: rows has {rows.shape[-2]} rows and survivors names {len(numbers)}; they "
@@ -166,6 +163,30 @@ class LagrangeCode:
                 needed=self.threshold,
             )
         return numbers
+
+    def decoding_matrix(
+        self, survivors: Sequence[int], device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """What turns the rows of ``threshold`` survivors into blocks, for ``ops.decode_sum``.
+
+        Args:
+            survivors: the share number of each row, in row order, no two equal.
+            device: where the matrix shall be.
+
+        Returns:
+            int32 (blocks, threshold), the Lagrange coefficients l_j(β_k) of the survivors' points;
+            over ``WIDE`` behind a leading axis of 2 planes.
+
+        Raises:
+            DtypeError, ArgumentError: survivors are not ``threshold`` different share numbers.
+        """
+        op = "LagrangeCode.decoding_matrix"
+        numbers = expect_numbers(op, "survivors", survivors, self.shares)
+        if len(numbers) != self.threshold:
+            raise ArgumentError(
+                f"{op}: survivors names {len(numbers)} shares; exactly {self.threshold} decode"
+            )
+        return self._decoding_matrix(tuple(numbers), expect_device(op, device)).clone()
 
     def _decoding_matrix(self, survivors: tuple[int, ...], device: torch.device) -> torch.Tensor:
         key = (survivors, str(device))

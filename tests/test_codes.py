@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import oracles
 import pyfed.ops.lagrange as lagrange_ops
-from pyfed import MERSENNE31, SOLINAS31, Field, Key, LagrangeCode
+from pyfed import MERSENNE31, SOLINAS31, WIDE, Field, Key, LagrangeCode
 from pyfed.errors import ArgumentError, DtypeError, ThresholdError
-from pyfed.ops import field_sum
+from pyfed.ops import field_sum, lagrange_decode, random_residues
 
 KEY = Key(bytes(range(32)))
 FIELDS = pytest.mark.parametrize("field", [SOLINAS31, MERSENNE31], ids=lambda f: f.name)
@@ -217,8 +217,8 @@ ROWS = LagrangeCode(6, 3, 1).encode(vector(5, SOLINAS31.modulus), KEY)
     ("rows", "survivors", "more", "error", "words"),
     [
         (ROWS[:4], [0, 1, 2, 2], {}, ArgumentError, r"survivors \[2\] are named more than once"),
-        (ROWS[:4], [0, 1, 2, 6], {}, ArgumentError, "a survivor is 6; it must be in"),
-        (ROWS[:4], [0, 1, 2, -1], {}, ArgumentError, "a survivor is -1"),
+        (ROWS[:4], [0, 1, 2, 6], {}, ArgumentError, "one of survivors is 6; it must be in"),
+        (ROWS[:4], [0, 1, 2, -1], {}, ArgumentError, "one of survivors is -1"),
         (ROWS[:4], [0, 1, 2], {}, ArgumentError, "rows has 4 rows and survivors names 3"),
         (ROWS[:4], [0, 1, 2, 3], {"length": 7}, ArgumentError, "length is 7; it must be in"),
         (ROWS[:4], [0, 1, 2, 3], {"length": -1}, ArgumentError, "length is -1"),
@@ -289,3 +289,31 @@ def test_survivors_without_an_order_are_refused(kind: Any) -> None:
         DtypeError, match=r"survivors is .*; it must be a list in the order of rows"
     ):
         code.decode(shares[:3], kind([0, 1, 2]), length=3)
+
+
+@pytest.mark.parametrize("field", [SOLINAS31, WIDE])
+def test_the_decoding_matrix_decodes_and_belongs_to_the_caller(field: Field) -> None:
+    code, chosen = LagrangeCode(6, 3, 1, field), (5, 0, 3, 1)
+    data = random_residues(KEY, 12, field)
+    rows = code.encode(data, KEY)[..., chosen, :]
+    matrix = code.decoding_matrix(chosen)
+    assert torch.equal(lagrange_decode(rows, matrix, field, 12), data)
+    matrix.zero_()  # a copy: decoding goes on
+    assert torch.equal(code.decode(rows, chosen, 12), data)
+
+
+@pytest.mark.parametrize(
+    ("survivors", "error", "words"),
+    [
+        ([0, 1, 2], ArgumentError, "survivors names 3 shares; exactly 4 decode"),
+        ([0, 1, 2, 3, 4], ArgumentError, "survivors names 5 shares; exactly 4 decode"),
+        ([0, 1, 2, 2], ArgumentError, r"survivors \[2\] are named more than once"),
+        ([0, 1, 2, 6], ArgumentError, "one of survivors is 6"),
+        ({0, 1, 2, 3}, DtypeError, "survivors is set"),
+    ],
+)
+def test_bad_survivors_of_a_decoding_matrix_are_named(
+    survivors: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        LagrangeCode(6, 3, 1).decoding_matrix(survivors)

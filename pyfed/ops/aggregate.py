@@ -110,9 +110,8 @@ def decode_sum(
     Args:
         uploads: residues, int32 (clients, length).
         rows: the summed shares of the masks, int32 (threshold, columns).
-        matrix: the decoding matrix, int32 (blocks, threshold); columns = ⌈length / blocks⌉. That of
-            a :class:`pyfed.LagrangeCode` is ``code.decode(torch.eye(code.threshold,
-            dtype=torch.int32), survivors).view(code.threshold, code.blocks).t()``.
+        matrix: the decoding matrix, int32 (blocks, threshold); columns = ⌈length / blocks⌉; see
+            :meth:`pyfed.LagrangeCode.decoding_matrix`.
         field: the prime field.
         scale: steps per unit, a power of two from 2^-100 to 2^100; None: residues are wanted.
 

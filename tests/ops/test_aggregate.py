@@ -92,7 +92,7 @@ def test_a_round_of_masked_uploads_gives_the_weighted_sum() -> None:
         uploads.append(quantize_mask(*given, key=key.derive("round"), weight=1 + client % 3))
         shares += code.encode(random_residues(key, length, field))
     rows, chosen = (shares % P).int(), (5, 0, 3, 1, 4)
-    matrix = code._decoding_matrix(chosen, rows.device)
+    matrix = code.decoding_matrix(chosen)
     got = decode_sum(torch.stack(uploads), rows[list(chosen)], matrix, field, fixed.scale)
     weights = torch.tensor([1 + client % 3 for client in range(clients)])
     assert torch.equal(got, (weights @ steps).float() / fixed.scale)
