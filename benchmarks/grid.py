@@ -5,8 +5,8 @@
     python benchmarks/grid.py --small              # one tiny point of each kind: does it all run?
     python benchmarks/grid.py --works encode --numbers 100 --lengths 1000000
 
-Writes results/grid/<machine>.json after every point, and pictures beside it at the end. See
-README.md in this folder.
+Writes results/grid/<machine>.json after every point, and pictures beside it at the end. What the
+file holds of other points stays. See README.md in this folder.
 """
 
 from __future__ import annotations
@@ -88,8 +88,10 @@ def line(row: Row) -> str:
     """A row for the terminal."""
     best = report.best_rival(row)
     ratio = f"{report.times(row['ratios'][best]['median'])}× {best}" if best else "–"
+    between = f"[{report.seconds(row['low'])} – {report.seconds(row['high'])}]"
     return (
         f"{row['op']:9} {row['shape']:52} {row['backend']:6} {report.seconds(row['median']):>8}"
+        f" {between:>21}"
         f" {report.rate(row):>12} {report.floor(row):>5} of the floor; {ratio}"
     )
 
@@ -111,7 +113,30 @@ def save(summary: dict[str, Any], path: Path) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def choose(options: argparse.Namespace, device: str) -> tuple[list[Point], list[Row]]:
+def begun(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
+    """What earlier runs of the same set-up wrote to a file, or nothing yet."""
+    if not path.exists():
+        return {"machine": machine, "rows": [], "left_out": []}
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if summary["machine"] != machine:
+        raise SystemExit(
+            f"{path} holds figures of other versions or another build: move it, or give another "
+            "folder with --results"
+        )
+    return summary
+
+
+def place(rows: list[Row], row: Row, point: Point) -> None:
+    """Put a row in the place of the one of the same point and backend, or at the end."""
+    same = point.summary() | {name: row[name] for name in ("backend", "device") if name in row}
+    for number, old in enumerate(rows):
+        if same.items() <= old.items():
+            rows[number] = row
+            return
+    rows.append(row)
+
+
+def choose(options: argparse.Namespace, device: str) -> tuple[list[Point], list[tuple[Point, str]]]:
     """The points to measure, and those that are left out, with the reason."""
     chosen, left = [], []
     lengths = (1003,) if options.small else tuple(options.lengths) or None
@@ -123,7 +148,7 @@ def choose(options: argparse.Namespace, device: str) -> tuple[list[Point], list[
         if reason is None:
             chosen.append(point)
         else:
-            left.append(point.summary() | {"reason": reason})
+            left.append((point, reason))
     return chosen, left
 
 
@@ -148,19 +173,22 @@ def main(arguments: list[str] | None = None) -> Path | None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen, left = choose(options, device)
     minutes = estimate(chosen, device) / 60
-    print(f"{len(chosen)} points, {len(left)} left out, about {minutes:.0f} minutes", flush=True)
+    print(f"{len(chosen)} points, {len(left)} left out, about {minutes:.0f} min", flush=True)
     if options.estimate:
         return None
     torch.set_num_threads(1)
-    summary: dict[str, Any] = {"machine": describe(), "rows": [], "left_out": left}
+    machine = describe()
     options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / f"{summary['machine']['name']}.json"
+    path = options.results / f"{machine['name']}.json"
+    summary = begun(path, machine)
+    for point, reason in left:
+        place(summary["left_out"], point.summary() | {"reason": reason}, point)
     began = time.monotonic()
     for point in chosen:
         contest = contest_of(point, device)
         for backend in backends(device):
             row = measured(point, contest, device, backend)
-            summary["rows"].append(row)
+            place(summary["rows"], row, point)
             print(line(row), flush=True)
         save(summary, path)
     if device == "cpu" and summary["machine"]["cores"] > 1:

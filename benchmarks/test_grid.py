@@ -23,6 +23,7 @@ import scaling
 import verified
 from contests import Contest, random_residues
 from grid_points import FIELDS, LENGTHS, NUMBERS, WORKS, Point, points
+from machine import describe
 from pyfed import MERSENNE31, SOLINAS31
 from pyfed.ops.random import PADDING, residues_reference
 from verified import KEY, is_encoding, is_product, random_row, rounded
@@ -117,6 +118,29 @@ def test_one_point_of_each_kind_is_measured_and_drawn(tmp_path: Path) -> None:
     for name in ("roofline", "threads"):
         picture = path.with_name(f"{path.stem}-{name}.png")
         assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_part_of_the_grid_keeps_the_other_points_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(numbers: list[str]) -> list[dict[str, Any]]:
+        part = ["--works", "field_sum", "--fields", "SOLINAS31", "--lengths", "1003"]
+        path = grid.main([*part, "--results", str(tmp_path), "--numbers", *numbers])
+        assert path is not None
+        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return found
+
+    first = rows(["4", "8"])
+    second = rows(["8", "16"])
+    old = len([row for row in first if row["shares"] == 4])
+    assert old and second[:old] == first[:old]
+    assert [row["shares"] for row in second] == [
+        shares for shares in (4, 8, 16) for _ in range(old)
+    ]
+    monkeypatch.setattr(grid, "describe", lambda: describe() | {"versions": {}})
+    with pytest.raises(SystemExit, match="other versions"):
+        rows(["4"])
 
 
 @pytest.mark.usefixtures("quick")
