@@ -1,13 +1,11 @@
 // Products of residues on int8 matrix units: the digits of a left factor, then a plain product, an
 // encoding whose random rows never leave a multiprocessor, or a decoding into a flat vector.
-#include "chacha.h"
 #include "digits.cuh"
 #include "digits.h"
 
 namespace pyfed {
 namespace {
 
-constexpr int kBlock = 16;        // residues of a ChaCha20 block
 constexpr int kBlocksAtOnce = 2;  // on a multiprocessor: at most 128 registers a thread
 
 int64_t octets_of(int64_t count) { return ceil_div(count, kOctet); }
@@ -85,8 +83,9 @@ struct MatrixRight {
 };
 
 // Columns of data on random rows. Panels end where the data rows do.
+template <class Data>
 struct EncodeRight {
-  const Columns& from;
+  const ColumnsOf<Data>& from;
   int64_t first_column;  // start_column + first_column is a multiple of kBlock; may be negative
   const Tiling& tiling;
   uint32_t modulus, domain;
@@ -102,15 +101,19 @@ struct EncodeRight {
     return depth;
   }
 
+  // Where values are rounded, first by words in the places of the residues.
   __device__ __forceinline__ void fill_data(Panel& shared, int64_t l, int depth, int& bits) const {
+    make_rounding_words(from, first_column, tiling.columns, l, depth,
+                        [&](int c, int i, uint32_t word) { shared.at(tiling, c, i) = word; });
     // 32 bits do for places in a panel: 256 columns of up to kMostInner elements.
     const int64_t first = first_column * from.blocks + l, left = from.length - first;
-    const uint32_t* data = from.data + first;
+    const Data data = from.data.from(first);
     const int before = first_column < 0 ? int(-first_column) : 0, blocks = int(from.blocks);
     const int live = left < 0x7fffffff ? int(left) : 0x7fffffff;
-    fill_panel(shared, tiling, depth, [&](int c, int i) {
+    turn_panel<Data::kAtOnce>(shared, tiling, depth, [&](int c, int i, uint32_t word) {
       const int place = c * blocks + i;
-      const uint32_t v = c >= before && place < live && i < depth ? data[place] : 0;
+      uint32_t v = 0;
+      if (c >= before && place < live && i < depth) v = data.residue(place, word, modulus, bits);
       bits |= v >= modulus ? kBadResidue : 0;
       return v;
     });
@@ -171,9 +174,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   report(errors, bits);
 }
 
+template <class Data>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    digit_encode_kernel(const Quad* __restrict__ digits, Left left, Columns from, Tiling tiling,
-                        Prime prime, uint32_t domain, uint32_t* __restrict__ out, int* errors) {
+    digit_encode_kernel(const Quad* __restrict__ digits, Left left, ColumnsOf<Data> from,
+                        Tiling tiling, Prime prime, uint32_t domain, uint32_t* __restrict__ out,
+                        int* errors) {
   PYFED_SHARED(Panel, shared);
   const int64_t tiles = (left.rows + tiling.rows - 1) / tiling.rows;
   const int64_t tile = blockIdx.x % tiles, row = tile * tiling.rows;
@@ -181,7 +186,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   int bits = 0;
   DigitSums sums;
   digit_product(shared, tiling, digits, left.row_octets, left.octets, tile,
-                EncodeRight{from, column, tiling, prime.p, domain}, left.inner, sums, bits);
+                EncodeRight<Data>{from, column, tiling, prime.p, domain}, left.inner, sums, bits);
   each_output(sums, tiling, prime, [&](int r, int c, uint32_t v) {
     const int64_t at = column + c;
     if (row + r < left.rows && at >= 0 && at < from.columns) out[(row + r) * from.columns + at] = v;
@@ -225,6 +230,18 @@ void with_digits(const Left& left, uint32_t modulus, int32_t* room, int* errors,
                         static_cast<cudaStream_t>(stream)));
 }
 
+template <class Data>
+void encode(const ColumnsOf<Data>& from, const uint32_t* matrix, int64_t shares, uint32_t modulus,
+            uint32_t* out, int32_t* room, int* errors, void* stream) {
+  const Left left(matrix, shares, from.blocks + from.privacy, from.blocks);
+  const int64_t columns = from.columns + from.start_column % kBlock;
+  with_digits(left, modulus, room, errors, stream, [&](auto* digits, Tiling tiling, Prime prime) {
+    launch(digit_encode_kernel<Data>,
+           ceil_div(shares, tiling.rows) * ceil_div(columns, tiling.columns), stream, digits, left,
+           from, tiling, prime, domain_word(kPadding, modulus), out, errors);
+  });
+}
+
 }  // namespace
 
 void digit_matmul(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, int64_t n,
@@ -238,12 +255,12 @@ void digit_matmul(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, in
 
 void digit_encode(const Columns& from, const uint32_t* matrix, int64_t shares, uint32_t modulus,
                   uint32_t* out, int32_t* room, int* errors, void* stream) {
-  const Left left(matrix, shares, from.blocks + from.privacy, from.blocks);
-  const int64_t columns = from.columns + from.start_column % kBlock;
-  with_digits(left, modulus, room, errors, stream, [&](auto* digits, Tiling tiling, Prime prime) {
-    launch(digit_encode_kernel, ceil_div(shares, tiling.rows) * ceil_div(columns, tiling.columns),
-           stream, digits, left, from, tiling, prime, domain_word(kPadding, modulus), out, errors);
-  });
+  encode(from, matrix, shares, modulus, out, room, errors, stream);
+}
+
+void digit_encode(const ColumnsOf<Floats>& from, const uint32_t* matrix, int64_t shares,
+                  uint32_t modulus, uint32_t* out, int32_t* room, int* errors, void* stream) {
+  encode(from, matrix, shares, modulus, out, room, errors, stream);
 }
 
 void digit_decode(const uint32_t* rows, int64_t columns, const uint32_t* matrix, int64_t blocks,

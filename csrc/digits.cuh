@@ -95,28 +95,42 @@ struct Panel {
     uint32_t unused[16];
   };
   Fragment fragments[kFragments];  // strip by strip, eight inner elements after eight
+
+  __device__ __forceinline__ uint32_t& at(const Tiling& tiling, unsigned column, unsigned row) {
+    const unsigned fragment = (row / kOctet << tiling.strip_shift) + column / kStrip;
+    Quad& quad = fragments[fragment].lanes[column % 8 * 4 + row % 4];
+    return quad.v[row / 4 % 2 * 2 + column / 8 % 2];
+  }
 };
 
 struct DigitSums {
   int32_t at[kWarpStrips][4][4];  // strip, digit, output of the instruction
 };
 
-// Fills `depth` rows of a panel, rounded up to eights, with value(column, row).
-template <class Value>
-__device__ __forceinline__ void fill_panel(Panel& shared, const Tiling& tiling, int depth,
+// Turns each word of `depth` rows of a panel, rounded up to eights, into value(column, row, word),
+// `at_once` Quads with their reads side by side.
+template <int at_once, class Value>
+__device__ __forceinline__ void turn_panel(Panel& shared, const Tiling& tiling, int depth,
                                            Value value) {
   const int lane = lane_of_thread(), fragments = (depth + kOctet - 1) / kOctet * tiling.strips;
-#pragma unroll 2
+#pragma unroll at_once
   for (int f = warp_of_thread(); f < fragments; f += kThreads / kWarp) {
     const int c = (f & (tiling.strips - 1)) * kStrip + lane / 4;
     const int i = (f >> tiling.strip_shift) * kOctet + lane % 4;
-    Quad quad;
-    quad.v[0] = value(c, i);
-    quad.v[1] = value(c + 8, i);
-    quad.v[2] = value(c, i + 4);
-    quad.v[3] = value(c + 8, i + 4);
+    Quad quad = shared.fragments[f].lanes[lane];
+    quad.v[0] = value(c, i, quad.v[0]);
+    quad.v[1] = value(c + 8, i, quad.v[1]);
+    quad.v[2] = value(c, i + 4, quad.v[2]);
+    quad.v[3] = value(c + 8, i + 4, quad.v[3]);
     shared.fragments[f].lanes[lane] = quad;
   }
+}
+
+// Fills them with value(column, row).
+template <class Value>
+__device__ __forceinline__ void fill_panel(Panel& shared, const Tiling& tiling, int depth,
+                                           Value value) {
+  turn_panel<2>(shared, tiling, depth, [&](int c, int i, uint32_t) { return value(c, i); });
 }
 
 // sums += digits of eight rows times a panel. `digits` is where this thread's begin: see

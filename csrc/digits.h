@@ -1,19 +1,9 @@
 // Products of residues on the int8 matrix units of CUDA devices: what field.cu and lagrange.cu call
 // when they are given room for digits (digit_room in pyfed/native.py says when that is).
 #pragma once
-#include <cstdint>
+#include "columns.cuh"
 
 namespace pyfed {
-
-// What an encoding multiplies the matrix with: column c is elements c·K … c·K + K - 1 of the data
-// (zero beyond the end) and, below them, residue start_column + c of each random row.
-struct Columns {
-  const uint32_t* __restrict__ data;
-  int64_t length, columns, blocks, privacy;
-  const uint32_t* __restrict__ key;
-  uint32_t stream;
-  int64_t start_column;
-};
 
 // The same arguments as the launchers of kernels.h, the device being current. `room` takes the
 // digits of the left factor, 16 bytes for each of its elements (rows in eights, and each kind of
@@ -22,6 +12,8 @@ void digit_matmul(const uint32_t* a, const uint32_t* b, int64_t m, int64_t k, in
                   uint32_t modulus, uint32_t* out, int32_t* room, int* errors, void* stream);
 void digit_encode(const Columns& from, const uint32_t* matrix, int64_t shares, uint32_t modulus,
                   uint32_t* out, int32_t* room, int* errors, void* stream);
+void digit_encode(const ColumnsOf<Floats>& from, const uint32_t* matrix, int64_t shares,
+                  uint32_t modulus, uint32_t* out, int32_t* room, int* errors, void* stream);
 void digit_decode(const uint32_t* rows, int64_t columns, const uint32_t* matrix, int64_t blocks,
                   int64_t threshold, int64_t length, uint32_t modulus, uint32_t* out, int32_t* room,
                   int* errors, void* stream);

@@ -197,6 +197,16 @@ void lagrange_transform_cuda(const uint32_t* data, int64_t length, const uint32_
                              int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,
                              uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out,
                              int32_t* scratch, int* errors, int device, void* stream_handle);
+void quantize_encode_cuda(const float* values, int64_t length, float scale, float clip,
+                          const uint32_t* matrix, int64_t shares, int64_t blocks, int64_t privacy,
+                          const uint32_t* key, uint32_t stream, int64_t start_column,
+                          uint32_t modulus, uint32_t* out, int32_t* scratch, int* errors,
+                          int device, void* stream_handle);
+void quantize_transform_cuda(const float* values, int64_t length, float scale, float clip,
+                             const uint32_t* matrix, int64_t shares, int64_t blocks,
+                             int64_t privacy, const uint32_t* key, uint32_t stream,
+                             int64_t start_column, uint32_t modulus, uint32_t* out,
+                             int32_t* scratch, int* errors, int device, void* stream_handle);
 void lagrange_decode_cuda(const uint32_t* rows, int64_t columns, const uint32_t* matrix,
                           int64_t blocks, int64_t threshold, int64_t length, uint32_t modulus,
                           uint32_t* out, int32_t* scratch, int* errors, int device,

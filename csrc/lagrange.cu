@@ -1,6 +1,5 @@
 // Lagrange encoding and decoding on CUDA devices: products whose right operand, or output, has the
 // layout of a flat vector, and whose random rows never leave a multiprocessor.
-#include "chacha.h"
 #include "digits.h"
 #include "kernels.h"
 #include "product.cuh"
@@ -8,11 +7,9 @@
 namespace pyfed {
 namespace {
 
-constexpr int kBlock = 16;  // residues of a ChaCha20 block
-
-template <uint32_t P>
+template <uint32_t P, class Data>
 struct EncodeRight {
-  const Columns& from;
+  const ColumnsOf<Data>& from;
   int64_t first_column;  // start_column + first_column is a multiple of kBlock; may be negative
 
   // Panels end where the data rows do, so that each is all data or all random.
@@ -34,16 +31,21 @@ struct EncodeRight {
   }
 
   // Neighbouring threads read along a column's elements: for depth = K that is the flat vector.
+  // Where values are rounded, it is by words that first stand in the places of the residues.
   template <class S>
   __device__ __forceinline__ void fill_data(Panels<S>& shared, int64_t l, int depth,
                                             int& bits) const {
+    make_rounding_words(from, first_column, S::kColumns, l, depth,
+                        [&](int c, int i, uint32_t word) { shared.right[i][c] = int32_t(word); });
 #pragma unroll 4
     for (int e = threadIdx.x; e < depth * S::kColumns; e += kThreads) {
       const int i = e % depth, c = e / depth;
       const int64_t column = first_column + c;
       const int64_t index = column * from.blocks + l + i;
       uint32_t v = 0;
-      if (column >= 0 && index < from.length) v = from.data[index];
+      if (column >= 0 && index < from.length) {
+        v = from.data.residue(index, uint32_t(shared.right[i][c]), P, bits);
+      }
       shared.right[i][c] = checked<P>(v, bits);
     }
   }
@@ -79,10 +81,10 @@ struct EncodeRight {
 
 // A block owns a tile of columns and up to kRows shares, and makes the random rows of these columns
 // for itself: 16 residues take about 1000 operations, and 16 or 64 products each.
-template <uint32_t P, class S>
+template <uint32_t P, class S, class Data>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    lagrange_encode_kernel(Columns from, const uint32_t* __restrict__ matrix, int64_t shares,
-                           uint32_t* __restrict__ out, int* errors) {
+    lagrange_encode_kernel(ColumnsOf<Data> from, const uint32_t* __restrict__ matrix,
+                           int64_t shares, uint32_t* __restrict__ out, int* errors) {
   PYFED_SHARED(Panels<S>, shared);
   const int64_t tiles = (shares + S::kRows - 1) / S::kRows;
   const int64_t row = blockIdx.x % tiles * S::kRows;
@@ -90,8 +92,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   const int64_t inner = from.blocks + from.privacy;
   int bits = 0;
   Sums<S> sums;
-  tile_product<P>(shared, matrix, inner, row, shares, EncodeRight<P>{from, column}, 0, inner, sums,
-                  bits);
+  tile_product<P>(shared, matrix, inner, row, shares, EncodeRight<P, Data>{from, column}, 0, inner,
+                  sums, bits);
   each_residue<P>(sums, [&](int r, int c, uint32_t v) {
     const int64_t at = column + c;
     if (row + r < shares && at >= 0 && at < from.columns) out[(row + r) * from.columns + at] = v;
@@ -100,12 +102,29 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   report(errors, bits);
 }
 
-template <uint32_t P, class S>
-void launch_encode(const Columns& from, const uint32_t* matrix, int64_t shares, uint32_t* out,
-                   int* errors, void* stream) {
+template <uint32_t P, class S, class Data>
+void launch_encode(const ColumnsOf<Data>& from, const uint32_t* matrix, int64_t shares,
+                   uint32_t* out, int* errors, void* stream) {
   const int64_t across = ceil_div(from.columns + from.start_column % kBlock, S::kColumns);
-  launch(lagrange_encode_kernel<P, S>, across * ceil_div(shares, S::kRows), stream, from, matrix,
-         shares, out, errors);
+  launch(lagrange_encode_kernel<P, S, Data>, across * ceil_div(shares, S::kRows), stream, from,
+         matrix, shares, out, errors);
+}
+
+template <class Data>
+void encode(const ColumnsOf<Data>& from, const uint32_t* matrix, int64_t shares, uint32_t modulus,
+            uint32_t* out, int32_t* scratch, int* errors, int device, void* stream) {
+  const DeviceGuard guard(device);
+  for_field(modulus, [&](auto field) {
+    constexpr uint32_t P = decltype(field)::kModulus;
+    if (from.length == 0 || shares == 0) return;
+    if (scratch) {
+      digit_encode(from, matrix, shares, modulus, out, scratch, errors, stream);
+    } else if (shares <= Rows16::kRows) {
+      launch_encode<P, Rows16>(from, matrix, shares, out, errors, stream);
+    } else {
+      launch_encode<P, Rows64>(from, matrix, shares, out, errors, stream);
+    }
+  });
 }
 
 // Outputs go through shared memory, transposed, so that a tile of whole columns (blocks <= kRows)
@@ -153,20 +172,20 @@ void lagrange_encode_cuda(const uint32_t* data, int64_t length, const uint32_t* 
                           int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,
                           uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out,
                           int32_t* scratch, int* errors, int device, void* stream_handle) {
-  const DeviceGuard guard(device);
-  for_field(modulus, [&](auto field) {
-    constexpr uint32_t P = decltype(field)::kModulus;
-    if (length == 0 || shares == 0) return;
-    const Columns from = {data,   length,      ceil_div(length, blocks), blocks, privacy, key,
-                          stream, start_column};
-    if (scratch) {
-      digit_encode(from, matrix, shares, modulus, out, scratch, errors, stream_handle);
-    } else if (shares <= Rows16::kRows) {
-      launch_encode<P, Rows16>(from, matrix, shares, out, errors, stream_handle);
-    } else {
-      launch_encode<P, Rows64>(from, matrix, shares, out, errors, stream_handle);
-    }
-  });
+  const Columns from = {{data}, length,      ceil_div(length, blocks), blocks, privacy, key,
+                        stream, start_column};
+  encode(from, matrix, shares, modulus, out, scratch, errors, device, stream_handle);
+}
+
+void quantize_encode_cuda(const float* values, int64_t length, float scale, float clip,
+                          const uint32_t* matrix, int64_t shares, int64_t blocks, int64_t privacy,
+                          const uint32_t* key, uint32_t stream, int64_t start_column,
+                          uint32_t modulus, uint32_t* out, int32_t* scratch, int* errors,
+                          int device, void* stream_handle) {
+  const Floats data = {values, scale, clip};
+  const ColumnsOf<Floats> from = {
+      data, length, ceil_div(length, blocks), blocks, privacy, key, stream, start_column};
+  encode(from, matrix, shares, modulus, out, scratch, errors, device, stream_handle);
 }
 
 void lagrange_decode_cuda(const uint32_t* rows, int64_t columns, const uint32_t* matrix,

@@ -133,8 +133,8 @@ PYBIND11_MODULE(_C, m) {
   PYFED_BOTH(decode_sum);
   PYFED_BOTH(lagrange_encode);
   PYFED_BOTH(lagrange_transform);
-  PYFED_CPU(quantize_encode_cpu);
-  PYFED_CPU(quantize_transform_cpu);
+  PYFED_BOTH(quantize_encode);
+  PYFED_BOTH(quantize_transform);
   PYFED_BOTH(lagrange_decode);
   PYFED_BOTH(mask_pack);
   PYFED_BOTH(mask_unpack);

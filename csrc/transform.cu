@@ -1,15 +1,13 @@
 // Lagrange encoding on CUDA devices by number-theoretic transforms, for codes whose points are a
 // subgroup and a coset of it: the shares are those of the product with the coding matrix. A block
 // owns a tile of columns, from the data to the shares; what is between is in shared memory alone.
-#include "chacha.h"
-#include "digits.h"
+#include "columns.cuh"
 #include "kernels.h"
 #include "transform_plan.cuh"
 
 namespace pyfed {
 namespace {
 
-constexpr int kBlock = 16;          // residues of a ChaCha20 block
 constexpr int kTileWords = 8192;    // 32 KiB, whatever the size of the transforms
 constexpr int kMostColumnBits = 8;  // as many columns as threads
 constexpr int kManyTiles = 512;     // below so many, tiles get narrower, down to 16 columns
@@ -33,14 +31,17 @@ struct Cut {
   }
 };
 
-// Rows 0 … K - 1, the blocks. Threads read runs of eight elements of a column, whole sectors.
-template <uint32_t P>
-__device__ __forceinline__ void load_blocks(const Columns& from, int64_t first, Rows rows,
+// Rows 0 … K - 1, the blocks. Threads read runs of eight elements of a column, whole sectors. Where
+// values are rounded, it is by words that first stand in the places of the residues.
+template <uint32_t P, class Data>
+__device__ __forceinline__ void load_blocks(const ColumnsOf<Data>& from, int64_t first, Rows rows,
                                             int blocks, int& bits) {
   int run_bits = 0;
   while (run_bits < 3 && 1 << run_bits < blocks) ++run_bits;
   const int runs = ((blocks - 1) >> run_bits) + 1;
-  const uint32_t* data = from.data + first * blocks;
+  make_rounding_words(from, first, 1 << rows.column_bits, 0, blocks,
+                      [&](int c, int k, uint32_t word) { rows.at(k, c) = word; });
+  const Data data = from.data.from(first * blocks);
   const int before = first < 0 ? int(-first) * blocks : 0;
   const int64_t left = from.length - first * blocks;
   const int live = left < 0x7fffffff ? int(left) : 0x7fffffff;
@@ -48,7 +49,8 @@ __device__ __forceinline__ void load_blocks(const Columns& from, int64_t first, 
     const int k = (run << run_bits) + (e & ((1 << run_bits) - 1)), c = e >> run_bits;
     if (k >= blocks) return;
     const int place = c * blocks + k;
-    const uint32_t v = place >= before && place < live ? data[place] : 0;
+    uint32_t v = 0;
+    if (place >= before && place < live) v = data.residue(place, rows.at(k, c), P, bits);
     bits |= v >= P ? kBadResidue : 0;
     rows.at(k, c) = v;  // of a number outside the field no pass makes more than wrong shares
   });
@@ -56,8 +58,8 @@ __device__ __forceinline__ void load_blocks(const Columns& from, int64_t first, 
 
 // Rows K … K + T - 1, the random residues: one block of ChaCha20 a thread, 16 columns of a row, of
 // which a narrower tile keeps its own. `index` is the place of column 0 in the stream.
-template <uint32_t P>
-__device__ __forceinline__ void make_random(const Columns& from, int64_t index, Rows rows,
+template <uint32_t P, class Data>
+__device__ __forceinline__ void make_random(const ColumnsOf<Data>& from, int64_t index, Rows rows,
                                             int privacy, int& bits) {
   const int wide = rows.column_bits < 4 ? 0 : rows.column_bits - 4;
   const int columns = 1 << rows.column_bits;
@@ -138,9 +140,9 @@ struct Tile {
   uint32_t words[kTileWords];
 };
 
-template <uint32_t P>
+template <uint32_t P, class Data>
 __global__ void __launch_bounds__(kThreads, 5)
-    lagrange_transform_kernel(Columns from, Cut cut, const __grid_constant__ Plan plan,
+    lagrange_transform_kernel(ColumnsOf<Data> from, Cut cut, const __grid_constant__ Plan plan,
                               const Factor* __restrict__ factors, uint32_t* __restrict__ out,
                               int* errors) {
   PYFED_SHARED(Tile, shared);
@@ -167,8 +169,8 @@ __global__ void __launch_bounds__(kThreads, 5)
   report(errors, bits);
 }
 
-template <uint32_t P>
-void transform(const Columns& from, const uint32_t* matrix, int64_t shares, uint32_t* out,
+template <uint32_t P, class Data>
+void transform(const ColumnsOf<Data>& from, const uint32_t* matrix, int64_t shares, uint32_t* out,
                int32_t* scratch, int* errors, void* stream) {
   const Cut cut(shares, from.blocks, from.privacy, from.columns, from.start_column);
   const Plan plan = make_plan<P>(cut.blocks);
@@ -179,8 +181,26 @@ void transform(const Columns& from, const uint32_t* matrix, int64_t shares, uint
   // more than 3 K from K = 48 on, and up to there one block's.
   launch(transform_plan_kernel<P>, ceil_div(elements, kMatrixElements), stream, plan, step, matrix,
          elements, factors, errors);
-  launch(lagrange_transform_kernel<P>, ceil_div(from.columns + cut.skip, 1 << cut.column_bits),
-         stream, from, cut, plan, factors, out, errors);
+  launch(lagrange_transform_kernel<P, Data>,
+         ceil_div(from.columns + cut.skip, 1 << cut.column_bits), stream, from, cut, plan, factors,
+         out, errors);
+}
+
+template <class Data>
+void encode(const ColumnsOf<Data>& from, const uint32_t* matrix, int64_t shares, uint32_t modulus,
+            uint32_t* out, int32_t* scratch, int* errors, int device, void* stream) {
+  const DeviceGuard guard(device);
+  constexpr int64_t kMost = int64_t(1) << PYFED_SIMD::kSubgroupBits;
+  bool served = shares <= kMost && from.blocks + from.privacy <= shares;
+  if (served && from.length > 0 && shares > 0) {
+    served = false;
+    PYFED_SIMD::with_subgroup(modulus, [&](auto field) {
+      constexpr uint32_t P = decltype(field)::kModulus;
+      transform<P>(from, matrix, shares, out, scratch, errors, stream);
+      served = true;
+    });
+  }
+  if (!served) throw std::runtime_error("CUDA: there are no transforms for this code");
 }
 
 }  // namespace
@@ -189,20 +209,20 @@ void lagrange_transform_cuda(const uint32_t* data, int64_t length, const uint32_
                              int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,
                              uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out,
                              int32_t* scratch, int* errors, int device, void* stream_handle) {
-  const DeviceGuard guard(device);
-  constexpr int64_t kMost = int64_t(1) << PYFED_SIMD::kSubgroupBits;
-  bool served = shares <= kMost && blocks + privacy <= shares;
-  if (served && length > 0 && shares > 0) {
-    served = false;
-    PYFED_SIMD::with_subgroup(modulus, [&](auto field) {
-      constexpr uint32_t P = decltype(field)::kModulus;
-      const Columns from = {data,   length,      ceil_div(length, blocks), blocks, privacy, key,
-                            stream, start_column};
-      transform<P>(from, matrix, shares, out, scratch, errors, stream_handle);
-      served = true;
-    });
-  }
-  if (!served) throw std::runtime_error("CUDA: there are no transforms for this code");
+  const Columns from = {{data}, length,      ceil_div(length, blocks), blocks, privacy, key,
+                        stream, start_column};
+  encode(from, matrix, shares, modulus, out, scratch, errors, device, stream_handle);
+}
+
+void quantize_transform_cuda(const float* values, int64_t length, float scale, float clip,
+                             const uint32_t* matrix, int64_t shares, int64_t blocks,
+                             int64_t privacy, const uint32_t* key, uint32_t stream,
+                             int64_t start_column, uint32_t modulus, uint32_t* out,
+                             int32_t* scratch, int* errors, int device, void* stream_handle) {
+  const Floats data = {values, scale, clip};
+  const ColumnsOf<Floats> from = {
+      data, length, ceil_div(length, blocks), blocks, privacy, key, stream, start_column};
+  encode(from, matrix, shares, modulus, out, scratch, errors, device, stream_handle);
 }
 
 }  // namespace pyfed

@@ -11,9 +11,19 @@ from pyfed.checks import expect_bool, expect_range, expect_tensor
 from pyfed.fields import Field
 from pyfed.keys import Key
 from pyfed.op import Backend, Op
-from pyfed.ops.encode_kind import encode_kind, encode_workspace
+from pyfed.ops.encode_kind import (
+    cuda_encode_kind,
+    cuda_encode_workspace,
+    cuda_rounds_in_place,
+    encode_kind,
+    encode_workspace,
+)
 from pyfed.ops.fixed import FLOATS, expect_quantizable, quantize_op
 from pyfed.ops.lagrange import expect_encoding, lagrange_encode_op
+
+
+def _columns(length: int, blocks: int) -> int:
+    return (length + blocks - 1) // blocks
 
 
 def _in_two(
@@ -51,8 +61,7 @@ def _quantize_encode_fake(
     blocks: int,
     *rest: Any,
 ) -> torch.Tensor:
-    columns = (values.shape[0] + blocks - 1) // blocks
-    return matrix.new_empty(*matrix.shape[:-1], columns)
+    return matrix.new_empty(*matrix.shape[:-1], _columns(values.shape[0], blocks))
 
 
 quantize_encode_op = Op(
@@ -63,10 +72,9 @@ quantize_encode_op = Op(
 )
 
 
-@quantize_encode_op.kernel(
-    "cpu", lambda v, s, c, m, k, p, *r: native.cpu_reason(v) or native.modulus_reason(p)
-)
 def _quantize_encode_native(
+    kind: str,
+    scratch: torch.Tensor | None,
     values: torch.Tensor,
     scale: float,
     clip: float,
@@ -76,13 +84,10 @@ def _quantize_encode_native(
     blocks: int,
     stream: int,
     start_column: int,
-    standard: bool,
 ) -> torch.Tensor:
     values, matrix, key = values.contiguous(), matrix.contiguous(), key.contiguous()
     (shares, threshold), length = matrix.shape[-2:], values.shape[0]
-    out = matrix.new_empty(*matrix.shape[:-1], (length + blocks - 1) // blocks)
-    kind = encode_kind(matrix, modulus, standard)
-    scratch = encode_workspace(kind, matrix, blocks, out.shape[-1])
+    out = matrix.new_empty(*matrix.shape[:-1], _columns(length, blocks))
     for prime, factors, plane in native.planes(modulus, matrix, out):
         native.run(
             *(f"quantize_{kind}", values.device, values, length, scale, clip, factors, shares),
@@ -92,10 +97,27 @@ def _quantize_encode_native(
 
 
 @quantize_encode_op.kernel(
+    "cpu", lambda v, s, c, m, k, p, *r: native.cpu_reason(v) or native.modulus_reason(p)
+)
+def _quantize_encode_cpu(*args: Any) -> torch.Tensor:
+    *given, standard = args
+    values, _, _, matrix, _, modulus, blocks, *_ = given
+    kind = encode_kind(matrix, modulus, standard)
+    scratch = encode_workspace(kind, matrix, blocks, _columns(values.shape[0], blocks))
+    return _quantize_encode_native(kind, scratch, *given)
+
+
+@quantize_encode_op.kernel(
     "cuda", lambda v, s, c, m, k, p, *r: native.cuda_reason(v) or native.modulus_reason(p)
 )
 def _quantize_encode_cuda(*args: Any) -> torch.Tensor:
-    return _in_two("cuda", *args)
+    *given, standard = args
+    values, _, _, matrix, _, modulus, blocks, *_ = given
+    kind = cuda_encode_kind(matrix, modulus, standard)
+    if not cuda_rounds_in_place(matrix, kind):
+        return _in_two("cuda", *args)
+    scratch = cuda_encode_workspace(kind, matrix, blocks, _columns(values.shape[0], blocks))
+    return _quantize_encode_native(kind, scratch, *given)
 
 
 @quantize_encode_op.kernel(
@@ -122,8 +144,9 @@ def quantize_encode(
 
     The shares are those of ``lagrange_encode(quantize(values, scale, clip, field, key, stream,
     start_column · blocks), matrix, key, field, blocks, stream, start_column)``; words that round
-    and random rows are of different purposes. On the CPU the values are read once and the shares
-    written once. :meth:`pyfed.LagrangeCode.encode` with ``fixed`` calls it.
+    and random rows are of different purposes. Compiled kernels read the values once and write the
+    shares once, and no rounded value between; CUDA does so for up to 64 shares, and by
+    transforms, and else runs the two. :meth:`pyfed.LagrangeCode.encode` with ``fixed`` calls it.
 
     Args:
         values: float32 (length,) (float16 and bfloat16 are widened, which is exact).

@@ -9,6 +9,8 @@ from pyfed.fields import plane_moduli
 
 MOST_PRODUCT_SHARES = 256
 """CUDA makes so many shares by products, and more by transforms where the code allows them."""
+MOST_ROUNDED_SHARES = 64
+"""Products on CUDA have tiles of so many shares, and each tile would round the values again."""
 
 
 def encode_kind(matrix: torch.Tensor, modulus: int, standard: bool) -> str:
@@ -30,6 +32,23 @@ def cuda_encode_kind(matrix: torch.Tensor, modulus: int, standard: bool) -> str:
     """
     fast = standard and set(plane_moduli(modulus)) <= set(native.TRANSFORM_MODULI)
     return "transform" if fast and matrix.shape[-2] > MOST_PRODUCT_SHARES else "encode"
+
+
+def cuda_rounds_in_place(matrix: torch.Tensor, kind: str) -> bool:
+    """Whether CUDA rounds floats on the way into this encoding: where it does so once.
+
+    A model, not a measurement: docs/kernels.md has it.
+    """
+    return kind == "transform" or matrix.shape[-2] <= MOST_ROUNDED_SHARES
+
+
+def cuda_encode_workspace(
+    kind: str, matrix: torch.Tensor, blocks: int, columns: int
+) -> torch.Tensor | None:
+    """Scratch memory of an encoding on CUDA, wiped by the kernel where secrets stand in it."""
+    if kind == "transform":
+        return native.transform_factors(matrix.device, blocks)
+    return encode_workspace(kind, matrix, blocks, columns)
 
 
 def encode_workspace(

@@ -20,7 +20,12 @@ from pyfed.errors import ArgumentError
 from pyfed.fields import Field
 from pyfed.keys import Key
 from pyfed.op import Op
-from pyfed.ops.encode_kind import cuda_encode_kind, encode_kind, encode_workspace
+from pyfed.ops.encode_kind import (
+    cuda_encode_kind,
+    cuda_encode_workspace,
+    encode_kind,
+    encode_workspace,
+)
 from pyfed.ops.field import check_residues, product_reference
 from pyfed.ops.random import PADDING, residues_reference
 
@@ -133,11 +138,8 @@ def _lagrange_encode_cuda(
     data: torch.Tensor, matrix: torch.Tensor, key: torch.Tensor, modulus: int, *rest: Any
 ) -> torch.Tensor:
     *where, standard = rest
-    kind, blocks = cuda_encode_kind(matrix, modulus, standard), where[0]
-    if kind == "transform":
-        scratch: torch.Tensor | None = native.transform_factors(matrix.device, blocks)
-    else:
-        scratch = encode_workspace(kind, matrix, blocks, _columns(data.shape[-1], blocks))
+    kind = cuda_encode_kind(matrix, modulus, standard)
+    scratch = cuda_encode_workspace(kind, matrix, where[0], _columns(data.shape[-1], where[0]))
     return _lagrange_encode_native(kind, scratch, data, matrix, key, modulus, *where)
 
 

@@ -48,6 +48,8 @@ ARGUMENTS = {
     "field_lift": "pqIIp",
     "lagrange_encode": "pqpqqqpIqIpp",
     "lagrange_transform": "pqpqqqpIqIpp",
+    "quantize_encode": "pqffpqqqpIqIpp",
+    "quantize_transform": "pqffpqqqpIqIpp",
     "lagrange_decode": "pqpqqqIpp",
     "mask_pack": "pqqp",
     "mask_unpack": "pqqp",

@@ -71,6 +71,8 @@ extern "C" void* emulated_launcher(const char* wanted) {
   PYFED_NAMED("field_lift", pyfed::field_lift_cuda);
   PYFED_NAMED("lagrange_encode", pyfed::lagrange_encode_cuda);
   PYFED_NAMED("lagrange_transform", pyfed::lagrange_transform_cuda);
+  PYFED_NAMED("quantize_encode", pyfed::quantize_encode_cuda);
+  PYFED_NAMED("quantize_transform", pyfed::quantize_transform_cuda);
   PYFED_NAMED("lagrange_decode", pyfed::lagrange_decode_cuda);
   PYFED_NAMED("mask_pack", pyfed::mask_pack_cuda);
   PYFED_NAMED("mask_unpack", pyfed::mask_unpack_cuda);

@@ -127,6 +127,9 @@ def test_secrets_pass_through_shared_memory_that_is_cleared(
         *("select_strip", "select_small", "digit_matmul", "digit_encode", "digit_decode"),
     ):
         assert f"{kernel}_kernel" in names, kernel
+    rounding = " ".join(name for name in names.split() if "Floats" in name)
+    for kernel in ("lagrange_encode", "digit_encode", "lagrange_transform"):
+        assert f"{kernel}_kernel" in rounding, kernel
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -134,13 +137,15 @@ def test_products_of_digits_run_on_the_matrix_units(
     builds: dict[tuple[str, str], Built], architecture: str
 ) -> None:
     kernels = {k.name: k.sass for k in builds["digits.cu", architecture].kernels}
-    for product in ("digit_matmul", "digit_encode", "digit_decode"):
-        [sass] = [body for name, body in kernels.items() if f"{product}_kernel" in name]
+    products = {name: body for name, body in kernels.items() if "digits_kernel" not in name}
+    assert len(products) == 4  # and two of them encode: residues and floats
+    for product, sass in products.items():
         # The loop: 16 instructions on 4 + 2 reads of 16 bytes, and no barrier among them.
         loop = sass[sass.index("IMMA") : sass.rindex("IMMA")]
         assert len(re.findall(r"\bIMMA\.16832\.U8\.S8\b", sass)) == 16, product
         assert "BAR" not in loop
-        assert len(re.findall(r"\bLDS\.128\b", sass)) == 4, product
+        words = 1 if "Floats" in product else 0  # that round, in the places of the residues
+        assert len(re.findall(r"\bLDS\.128\b", sass)) == 4 + words, product
         assert len(re.findall(r"\bLDG\.E\.128\b", sass)) == 4, (
             product
         )  # the first two, and the next

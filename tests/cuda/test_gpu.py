@@ -185,6 +185,22 @@ def test_transforms_replay() -> None:
             assert same([got], [code.encode(values, KEY, start_column=3)])
 
 
+@pytest.mark.parametrize(
+    "shape", [(9, 5, 2), (16, 8, 4), (64, 31, 16), (100, 40, 30), (300, 100, 30), (1000, 333, 300)]
+)
+@pytest.mark.parametrize("field", [SOLINAS31, WIDE], ids=("solinas31", "wide"))
+def test_floats_to_shares_are_those_of_a_cpu(shape: tuple[int, int, int], field: Any) -> None:
+    code, values = LagrangeCode(*shape, field), torch.randn(3333 * shape[1] - 1)
+    where = {"stream": 3, "start_column": 5, "standard": True}
+    rest = (KEY, field, code.blocks)
+    matrix = code.encoding_matrix("cuda")
+    got = pyfed.ops.quantize_encode(values.cuda(), 2.0**10, 3.0, matrix, *rest, **where)
+    with pyfed.use_backend("cpu"):
+        args = (values, 2.0**10, 3.0, code.encoding_matrix())
+        wanted = pyfed.ops.quantize_encode(*args, *rest, **where)
+    assert same([got], [wanted])
+
+
 def test_errors_stick_until_they_are_read() -> None:
     bad = torch.full((3, 3), -1, dtype=torch.int32, device="cuda")
     good = torch.ones(3, 3, dtype=torch.int32, device="cuda")
@@ -196,6 +212,12 @@ def test_errors_stick_until_they_are_read() -> None:
     pyfed.ops.quantize(torch.full((5,), float("nan"), device="cuda"), 1.0, 1.0, SOLINAS31)
     with pytest.raises(ArgumentError, match="NaN or infinite"):
         pyfed.check()
+    for code in (LagrangeCode(5, 3, 1), LagrangeCode(40, 20, 9), LagrangeCode(300, 3, 1)):
+        values = torch.full((2000,), float("inf"), device="cuda")
+        how = (KEY, SOLINAS31, code.blocks, 0, 0, True)
+        pyfed.ops.quantize_encode(values, 1.0, 1.0, code.encoding_matrix("cuda"), *how)
+        with pytest.raises(ArgumentError, match="NaN or infinite"):
+            pyfed.check()
 
 
 @pytest.mark.parametrize("ties", ["index", "random", "magnitude", "score"])
