@@ -11,6 +11,7 @@ import pyfed
 from contests import Contest, random_residues, sizes
 from pyfed import SOLINAS31
 from verified import is_product
+from warpgroups import WARPGROUPS, by_wgmma, here
 
 P = SOLINAS31.modulus
 PRODUCTS = (user.FLINT, user.LIMBS, user.WRAPPING)
@@ -18,7 +19,10 @@ PRODUCTS = (user.FLINT, user.LIMBS, user.WRAPPING)
 
 @sizes(
     cpu={(64, 64, 1024): (*PRODUCTS, user.GALOIS), (256, 256, 4096): PRODUCTS},
-    cuda={(256, 256, 1 << 20): (user.LIMBS,), (4096, 4096, 4096): (user.LIMBS,)},
+    cuda={
+        (256, 256, 1 << 20): (user.LIMBS, *here()),
+        (4096, 4096, 4096): (user.LIMBS, *here()),
+    },
     small=(5, 259, 35),
 )
 def bench_field_matmul(
@@ -27,11 +31,15 @@ def bench_field_matmul(
     m, k, n = size
     a = random_residues(P, m, k, device=device)
     b = random_residues(P, k, n, device=device)
+
+    def run() -> torch.Tensor:
+        return pyfed.ops.field_matmul(a, b, SOLINAS31)
+
     measure(
         Contest(
             op="field_matmul",
             shape=f"{m}×{k}×{n}",
-            run=lambda: pyfed.ops.field_matmul(a, b, SOLINAS31),
+            run=run,
             holds=lambda c: is_product(a, b, c, SOLINAS31),
             bytes=4 * (m * k + k * n + m * n),
             macs=m * k * n,
@@ -40,6 +48,7 @@ def bench_field_matmul(
                 user.GALOIS: lambda: user.galois_matmul(a, b, P),
                 user.WRAPPING: lambda: user.wrapping_matmul(a, b),
                 user.LIMBS: lambda: user.limb_matmul(a, b, P),
+                WARPGROUPS: lambda: by_wgmma(run),
             },
         )
     )

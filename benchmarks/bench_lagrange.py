@@ -13,6 +13,7 @@ from contests import Baseline, Contest, random_floats, random_residues, sizes
 from pyfed import SOLINAS31
 from pyfed.codes import lagrange_matrix
 from verified import KEY, is_encoding, rounded
+from warpgroups import WARPGROUPS, by_wgmma, here
 
 P = SOLINAS31.modulus
 PRODUCTS = "pyfed, by products"
@@ -96,7 +97,7 @@ def bench_encode_from_floats(measure: Callable[[Contest], None], device: str, si
         (1_000_000, 100, 40, 30): (PRODUCTS,),
         (1_000_000, 16, 8, 4): (PRODUCTS,),
     },
-    cuda={(100_000_000, 100, 40, 30): (), (1 << 26, 16, 8, 4): ()},
+    cuda={(100_000_000, 100, 40, 30): here(), (1 << 26, 16, 8, 4): here()},
     small=(1003, 9, 4, 3),
 )
 def bench_lagrange_encode(measure: Callable[[Contest], None], device: str, size: Size) -> None:
@@ -116,14 +117,17 @@ def bench_lagrange_encode(measure: Callable[[Contest], None], device: str, size:
             macs=macs,
             butterflies=_butterflies(size),
             chacha=padding,
-            baselines={PRODUCTS: lambda: _own(encode)},
+            baselines={
+                PRODUCTS: lambda: _own(encode),
+                WARPGROUPS: lambda: by_wgmma(lambda: encode(standard=True)),
+            },
         )
     )
 
 
 @sizes(
     cpu={(1_000_000, 100, 40, 30): (user.LIMBS,)},
-    cuda={(100_000_000, 100, 40, 30): (user.LIMBS,)},
+    cuda={(100_000_000, 100, 40, 30): (user.LIMBS, *here())},
     small=(1003, 9, 4, 3),
 )
 def bench_lagrange_decode(measure: Callable[[Contest], None], device: str, size: Size) -> None:
@@ -136,15 +140,22 @@ def bench_lagrange_decode(measure: Callable[[Contest], None], device: str, size:
     sources = torch.tensor(SOLINAS31.share_points(shares))[survivors.start :]
     targets = torch.tensor(SOLINAS31.block_points(blocks))
     matrix = lagrange_matrix(sources, targets, P).int().to(device)
+
+    def run() -> torch.Tensor:
+        return pyfed.ops.lagrange_decode(rows, matrix, SOLINAS31, length)
+
     measure(
         Contest(
             op="lagrange_decode",
             shape=_shape(size),
-            run=lambda: pyfed.ops.lagrange_decode(rows, matrix, SOLINAS31, length),
+            run=run,
             expected=lambda: data,
             bytes=4 * (threshold * columns + length),
             macs=blocks * threshold * columns,
-            baselines={user.LIMBS: lambda: user.limb_decode(rows, matrix, P, length)},
+            baselines={
+                user.LIMBS: lambda: user.limb_decode(rows, matrix, P, length),
+                WARPGROUPS: lambda: by_wgmma(run),
+            },
         )
     )
 

@@ -66,7 +66,7 @@ struct Tiling {
   int row_warps, row_warp_shift;  // warps above one another: each has eight rows
   int strips, strip_shift;
 
-  explicit Tiling(int64_t all_rows)
+  PYFED_HD explicit Tiling(int64_t all_rows)
       : rows(all_rows <= 16   ? 16
              : all_rows <= 32 ? 32
                               : 64),

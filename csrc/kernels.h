@@ -189,6 +189,11 @@ void decode_sum_cuda(const uint32_t* uploads, int64_t clients, int64_t length, c
                      int64_t columns, const uint32_t* matrix, int64_t blocks, int64_t threshold,
                      float scale, uint32_t modulus, int32_t* scratch, uint32_t* out, int* errors,
                      int device, void* stream_handle);
+// Whether products on int8 matrix units take the instruction of Hopper where it serves; gives what
+// held before. The environment variable PYFED_WGMMA=1 wants it from the start. And whether it
+// serves: wanted, on a current device of compute capability 9.0, in a build with code for sm_90a.
+bool set_wgmma(bool wanted);
+bool wgmma_serves();
 void lagrange_encode_cuda(const uint32_t* data, int64_t length, const uint32_t* matrix,
                           int64_t shares, int64_t blocks, int64_t privacy, const uint32_t* key,
                           uint32_t stream, int64_t start_column, uint32_t modulus, uint32_t* out,

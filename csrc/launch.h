@@ -11,6 +11,10 @@
 #else
 #include <cuda_runtime.h>
 #define PYFED_SHARED(type, name) __shared__ type name
+// Of launch_large: more than the 48 KiB that a kernel can declare.
+#define PYFED_DYNAMIC_SHARED(type, name)                          \
+  extern __shared__ __align__(128) unsigned char pyfed_dynamic[]; \
+  type& name = *reinterpret_cast<type*>(pyfed_dynamic)
 #endif
 
 namespace pyfed {
@@ -50,6 +54,22 @@ void launch(void (*kernel)(Params...), int64_t blocks, void* stream, Args... arg
   kernel<<<unsigned(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(args...);
 #endif
   check(cudaGetLastError());
+}
+
+// With `bytes` of shared memory, for a kernel that declares it as PYFED_DYNAMIC_SHARED.
+template <class... Params, class... Args>
+void launch_large(void (*kernel)(Params...), int64_t blocks, size_t bytes, void* stream,
+                  Args... args) {
+#if defined(PYFED_EMULATE)
+  (void)bytes;
+  launch(kernel, blocks, stream, args...);
+#else
+  if (blocks > 0x7fffffff) throw std::runtime_error("CUDA: a grid has more than 2^31 - 1 blocks");
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+  kernel<<<unsigned(blocks), kThreads, bytes, static_cast<cudaStream_t>(stream)>>>(args...);
+  check(cudaGetLastError());
+#endif
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -112,6 +112,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("simd", &simd);
   m.def("set_simd", &set_simd);
   m.def("build_info", &build_info);
+#if defined(PYFED_CUDA)
+  m.def("set_wgmma", &pyfed::set_wgmma);
+  m.def("wgmma_serves", &pyfed::wgmma_serves);
+#endif
   m.def("addresses", &addresses);
   PYFED_CPU(product_workspace);
   PYFED_CPU(transform_workspace);

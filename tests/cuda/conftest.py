@@ -88,6 +88,9 @@ class Control(ctypes.Structure):
         ("launches", ctypes.c_int),
         ("blocks_run", ctypes.c_int64),
         ("dirty_blocks", ctypes.c_int),
+        ("multiprocessors", ctypes.c_int),
+        ("capability", ctypes.c_int),
+        ("lacks_code", ctypes.c_int),
     )
 
 
@@ -106,6 +109,7 @@ class Emulator:
         self.library.emulated_control.restype = ctypes.POINTER(Control)
         self.library.emulated_device.restype = ctypes.POINTER(ctypes.c_int)
         self.library.emulated_launcher.restype = ctypes.c_void_p
+        self.library.emulated_set_wgmma.restype = ctypes.c_bool
         self.device = 0
         self.matrix_units = False  # whether products of 16 rows or more run on them
         self.room: torch.Tensor | None = None  # what the last encoding or product was given
@@ -206,5 +210,6 @@ def emulated(emulated_library: Emulator) -> Iterator[Emulator]:
     ctypes.memset(ctypes.addressof(emulated_library.control), 0, ctypes.sizeof(Control))
     emulated_library.device = 0
     emulated_library.matrix_units = False
+    emulated_library.library.emulated_set_wgmma(False)
     yield emulated_library
     assert emulated_library.current_device == 0, "a launcher did not give the device back"

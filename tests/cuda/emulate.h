@@ -23,10 +23,16 @@
 #define __restrict__ __restrict
 #define PYFED_SHARED(type, name) \
   type& name = *static_cast<type*>(pyfed::emulate::shared_memory(sizeof(type)))
+#define PYFED_DYNAMIC_SHARED(type, name) PYFED_SHARED(type, name)
 
 using cudaStream_t = void*;
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
+constexpr int cudaDevAttrMultiProcessorCount = 16;
+constexpr int cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76;
+struct cudaFuncAttributes {
+  int numRegs;
+};
 
 namespace pyfed {
 namespace emulate {
@@ -42,14 +48,17 @@ struct Control {
   int fail = 0;             // the next launch reports this error
   int launches = 0;         // kernels run
   int64_t blocks_run = 0;
-  int dirty_blocks = 0;  // blocks that left something in shared memory
+  int dirty_blocks = 0;     // blocks that left something in shared memory
+  int multiprocessors = 0;  // 0: so many that each block has one tile
+  int capability = 0;       // of the device; 0: 9.0, 80: 8.0
+  int lacks_code = 0;       // the build has none for sm_90a
 };
 inline Control control;
 inline int current_device = 0;
 
-constexpr int kWarp = 32;
+constexpr int kWarp = 32, kWarpgroup = 128;
 
-enum State { kReady, kWaitingForWarp, kWaiting, kDone };
+enum State { kReady, kWaitingForWarp, kWaitingForWarpgroup, kWaiting, kDone };
 
 // What a thread brings to a matrix instruction. The next one goes beside it: a thread may bring
 // that while others still read the first, and no thread is further ahead.
@@ -65,7 +74,7 @@ struct Block {
   std::vector<Fragments> fragments;
   std::vector<char> stacks;
   std::function<void()> body;
-  int current = 0;
+  int current = 0, number = 0;  // of the thread; of the kernel
   std::exception_ptr error;
   void* shared = nullptr;
   size_t shared_size = 0;
@@ -74,7 +83,7 @@ inline Block block;
 
 inline void* shared_memory(size_t size) {  // one object a kernel
   if (!block.shared) {
-    block.shared = std::aligned_alloc(16, (size + 15) / 16 * 16);
+    block.shared = std::aligned_alloc(128, (size + 127) / 128 * 128);
     std::memset(block.shared, kRubbish, size);
     block.shared_size = size;
   }
@@ -153,19 +162,21 @@ inline void fiber() {
   block.states[block.current] = kDone;
 }
 
-// Lets the threads go on of each warp that waits for none but its own; whether there is one.
-inline bool release_warps(int threads) {
+// Lets the threads go on of each warp that waits for none but its own, or of one warpgroup, so that
+// warpgroups drift apart as far as barriers let them; whether there is one.
+inline bool release(int threads, int together, State state) {
   bool released = false;
-  for (int first = 0; first < threads; first += kWarp) {
-    const int last = first + kWarp < threads ? first + kWarp : threads;
+  for (int first = 0; first < threads; first += together) {
+    const int last = first + together < threads ? first + together : threads;
     int waiting = 0;
-    for (int t = first; t < last; ++t) waiting += block.states[t] == kWaitingForWarp;
+    for (int t = first; t < last; ++t) waiting += block.states[t] == state;
     if (waiting == 0) continue;
-    if (waiting != kWarp) {
+    if (waiting != together) {
       throw std::runtime_error("emulated CUDA: a matrix instruction lacks threads of its warp");
     }
     for (int t = first; t < last; ++t) block.states[t] = kReady;
     released = true;
+    if (state == kWaitingForWarpgroup) break;
   }
   return released;
 }
@@ -190,7 +201,8 @@ inline void run_block(int threads) {
         swapcontext(&block.home, &block.fibers[t]);
         if (block.error) std::rethrow_exception(std::exchange(block.error, nullptr));
       }
-    } while (release_warps(threads));
+    } while (release(threads, kWarp, kWaitingForWarp) ||
+             release(threads, kWarpgroup, kWaitingForWarpgroup));
     for (int t = 0; t < threads; ++t) {
       done += block.states[t] == kDone;
       if (block.states[t] == kWaiting) block.states[t] = kReady;
@@ -208,8 +220,10 @@ inline void run(int64_t blocks, int threads, std::function<void()> body) {
   block.fragments.assign(size_t(threads), Fragments());
   block.stacks.resize(size_t(threads) * kStack);
   ++control.launches;
+  ++block.number;
   std::free(block.shared);  // of a block that ended with an exception
   block.shared = nullptr;
+  block.shared_size = 0;
   const int64_t skipped = control.last_blocks ? blocks - control.last_blocks : 0;
   for (int64_t b = skipped > 0 ? skipped : 0; b < blocks; ++b) {
     blockIdx.x = unsigned(b);
@@ -265,6 +279,19 @@ inline cudaError_t cudaGetLastError() {
 }
 inline const char* cudaGetErrorString(cudaError_t error) {
   return error == 101 ? "invalid device ordinal" : "an error";
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int) {
+  const pyfed::emulate::Control& control = pyfed::emulate::control;
+  const int capability = control.capability ? control.capability : 90;
+  *value = attribute == cudaDevAttrComputeCapabilityMajor   ? capability / 10
+           : attribute == cudaDevAttrComputeCapabilityMinor ? capability % 10
+           : control.multiprocessors                        ? control.multiprocessors
+                                                            : 0x7fffffff;
+  return cudaSuccess;
+}
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* found, const void*) {
+  found->numRegs = pyfed::emulate::control.lacks_code ? 4 : 200;
+  return cudaSuccess;
 }
 inline cudaError_t cudaMemsetAsync(void* target, int value, size_t size, cudaStream_t) {
   std::memset(target, value, size);

@@ -5,6 +5,7 @@
 
 #include "kernels.h"
 #include "mma.cuh"
+#include "wgmma.cuh"
 
 namespace {
 
@@ -49,6 +50,60 @@ void multiply_bytes(const pyfed::Quad* a, const uint32_t* b, int32_t* d) {
   });
 }
 
+// One asynchronous matrix instruction: 16 bytes of a for each of 128 threads, 16 KiB of shared
+// memory, and columns / 2 sums for each thread.
+template <int kSums>
+void multiply_on_warpgroup(const pyfed::Quad* a, const void* b, int32_t* d, int to_next_bytes,
+                           int to_next_columns) {
+  pyfed::emulate::run(1, 128, [=] {
+    struct Shared {
+      char bytes[1 << 14];
+    };
+    PYFED_SHARED(Shared, shared);
+    if (threadIdx.x == 0) std::memcpy(&shared, b, sizeof shared);
+    __syncthreads();
+    int32_t sums[kSums];
+    std::memcpy(sums, d + kSums * threadIdx.x, sizeof sums);
+    pyfed::Quad quads[4] = {a[threadIdx.x]};
+    pyfed::open_products();
+    pyfed::multiply_bytes_async(sums, quads[0],
+                                pyfed::describe_matrix(&shared, to_next_bytes, to_next_columns));
+    pyfed::close_products();
+    pyfed::wait_for_products(sums, quads);
+    std::memcpy(d + kSums * threadIdx.x, sums, sizeof sums);
+  });
+}
+void multiply_bytes_async(const pyfed::Quad* a, const void* b, int32_t* d, int columns,
+                          int to_next_bytes, int to_next_columns) {
+  const auto run = columns == 64    ? multiply_on_warpgroup<32>
+                   : columns == 128 ? multiply_on_warpgroup<64>
+                                    : multiply_on_warpgroup<128>;
+  run(a, b, d, to_next_bytes, to_next_columns);
+}
+
+// Kernels with one fault each: a thread alone, no fence before, no group, descriptors that differ,
+// copies that the matrix units may not see.
+void faulty_products(int fault) {
+  using Quads = pyfed::Quad[128];
+  static const pyfed::Quad from = {};
+  pyfed::emulate::run(1, 128, [=] {
+    PYFED_SHARED(Quads, shared);
+    int32_t sums[32] = {};
+    pyfed::Quad quads[4] = {};
+    if (fault == 0 && threadIdx.x) return;
+    if (fault == 4) {
+      pyfed::emulate::copy_async(&shared[0], &from, sizeof from, sizeof from);
+      pyfed::emulate::wait_for_copies();
+    }
+    if (fault != 1) pyfed::open_products();
+    pyfed::multiply_bytes_async(
+        sums, quads[0],
+        pyfed::describe_matrix(&shared, fault == 3 ? 16 * int(threadIdx.x) : 128, 256));
+    if (fault != 2) pyfed::close_products();
+    pyfed::wait_for_products(sums, quads);
+  });
+}
+
 void bad_barrier(int) { pyfed::emulate::run(1, 4, diverge); }
 void dirty_memory(int) { pyfed::emulate::run(1, 4, leak); }
 
@@ -89,6 +144,8 @@ extern "C" void* emulated_launcher(const char* wanted) {
   PYFED_NAMED("bank_adamw", pyfed::bank_adamw_cuda);
   PYFED_NAMED("bank_sgd", pyfed::bank_sgd_cuda);
   PYFED_NAMED("multiply_bytes", multiply_bytes);
+  PYFED_NAMED("multiply_bytes_async", multiply_bytes_async);
+  PYFED_NAMED("faulty_products", faulty_products);
   PYFED_NAMED("lonely_thread", lonely_thread);
   PYFED_NAMED("bad_barrier", bad_barrier);
   PYFED_NAMED("dirty_memory", dirty_memory);
@@ -97,3 +154,4 @@ extern "C" void* emulated_launcher(const char* wanted) {
 
 extern "C" pyfed::emulate::Control* emulated_control() { return &pyfed::emulate::control; }
 extern "C" int* emulated_device() { return &pyfed::emulate::current_device; }
+extern "C" bool emulated_set_wgmma(bool wanted) { return pyfed::set_wgmma(wanted); }

@@ -96,10 +96,12 @@ def test_products_of_64_bit_sums(
 
 @pytest.mark.parametrize("field", [SOLINAS31, MERSENNE31, SECOND], ids=lambda field: field.name)
 @pytest.mark.parametrize("shape", DIGITS, ids=str)
+@pytest.mark.parametrize("hopper", [False, True], ids=["mma", "wgmma"])
 def test_products_of_digits(
-    emulated: Any, launched: list[str], field: Field, shape: tuple[int, ...]
+    emulated: Any, launched: list[str], field: Field, shape: tuple[int, ...], hopper: bool
 ) -> None:
     emulated.matrix_units = True
+    emulated.library.emulated_set_wgmma(hopper)
     shares, blocks, privacy, columns, start = shape
     values = values_of(columns * blocks - blocks // 2)
     matrix = random_matrix(field, shares, blocks + privacy)
