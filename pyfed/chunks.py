@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyfed.checks import expect_int, outside
+from pyfed.checks import expect_int, expect_key, outside
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.fields import Field
 from pyfed.fixed import FixedPoint
+from pyfed.keys import KEY_BYTES, Key
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 CHUNK = 1 << 22
@@ -188,6 +189,32 @@ def naming_chunk(
         raise ArgumentError(
             f"{op}: {name} is {value} at {row}{where} {first + last}; it must be {wanted}"
         ) from None
+
+
+class LivingKeys:
+    """The keys of a stream, whose chunks are made later than it is asked for.
+
+    A key that is wiped meanwhile is all zero, so that what it pads or masks would lie open.
+
+    Args:
+        op: what messages name.
+        keys: those that are used for the chunks; None among them is none.
+    """
+
+    def __init__(self, op: str, keys: Iterable[Key | None]) -> None:
+        self._op, self._keys, self._wiped = op, list[Key](), Key(bytes(KEY_BYTES))
+        for key in keys:
+            if key is not None:
+                expect_key(op, key)
+                if key != self._wiped:  # else it has no more to lose
+                    self._keys.append(key)
+
+    def expect(self) -> None:
+        """Raise ArgumentError where one was wiped."""
+        if any(key == self._wiped for key in self._keys):
+            raise ArgumentError(
+                f"{self._op}: a key was wiped before the last chunk was made; wipe it after that"
+            )
 
 
 def chunk_size(op: str, chunk: object, unit: int) -> int:

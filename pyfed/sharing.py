@@ -54,14 +54,14 @@ def encode(
         expect_key(OP, key)
     used = Key.generate() if key is None else key
     where = used, field, blocks, stream, start_column, True
-    if fixed is None:
-        shares = lagrange_encode(data, matrix(data.device), *where)
-    else:
+    try:
+        if fixed is None:
+            return lagrange_encode(data, matrix(data.device), *where)
         scale, clip = fixed.scale, fixed.clip
-        shares = quantize_encode(data, scale, clip, matrix(data.device), *where)
-    if key is None:
-        used.wipe()
-    return shares
+        return quantize_encode(data, scale, clip, matrix(data.device), *where)
+    finally:
+        if key is None:
+            used.wipe()
 
 
 def _expect_fixed(fixed: object, field: Field) -> None:

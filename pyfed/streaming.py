@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from pyfed.checks import expect_device, expect_int, expect_key
+from pyfed.checks import STREAMS, expect_device, expect_int
 from pyfed.chunks import (
     CHUNK,
     FLOATS,
+    LivingKeys,
     Regrouped,
     chunk_size,
     expect_fixed,
@@ -28,6 +29,7 @@ from pyfed.errors import DtypeError
 from pyfed.fixed import FixedPoint
 from pyfed.keys import Key
 from pyfed.ops.pairwise import add_masks_
+from pyfed.ops.stacked import expect_masks
 from pyfed.ops.upload import quantize_mask
 from pyfed.staging import staged
 from pyfed.stream_rows import decode_stream
@@ -57,7 +59,8 @@ def encode_stream(
         source: residues, int32, or with ``fixed`` float32, float16 or bfloat16: a tensor, an array
             such as ``numpy.memmap``, a mapping of them, or an iterable of any of these, which is
             read once and in order. Over ``WIDE`` residues have a leading axis of 2 planes.
-        key: as :meth:`LagrangeCode.encode` has it; None: a fresh one for the whole stream.
+        key: as :meth:`LagrangeCode.encode` has it; None: a fresh one for the whole stream. One
+            that is given may be wiped after the last chunk, not before.
         fixed: how floats become residues of the code's field.
         stream: which of the key's streams.
         start_column: number of the source's first column in the whole vector.
@@ -87,17 +90,18 @@ def encode_stream(
     if not isinstance(code, LagrangeCode):
         raise DtypeError(f"{op}: code is {type(code).__name__}; it must be a pyfed.LagrangeCode")
     expect_fixed(op, fixed, code.field)
-    if key is not None:
-        expect_key(op, key)
+    living = LivingKeys(op, [key])
+    expect_int(op, "stream", stream, 0, STREAMS)
     expect_int(op, "start_column", start_column, 0, 2**36)
     size, place = chunk_size(op, chunk, code.blocks), expect_device(op, device)
-    return _encoded(code, source, key, fixed, stream, start_column, size, place)
+    return _encoded(code, source, key, living, fixed, stream, start_column, size, place)
 
 
 def _encoded(
     code: LagrangeCode,
     source: Any,
     key: Key | None,
+    living: LivingKeys,
     fixed: FixedPoint | None,
     stream: int,
     column: int,
@@ -110,14 +114,9 @@ def _encoded(
     pieces = pieces_of(op, source, size, lead)
     try:
         for part in staged(Regrouped(op, pieces, size, dtypes), device):
-            first = column * code.blocks
-            with naming_chunk(op, "source", part, code.field, "element", first):
-                residues = part
-                if fixed is not None:
-                    residues = fixed.encode(part, used, stream=stream, start=first)
-                shares = code.encode(residues, used, stream, column)
-            if fixed is not None:
-                residues.zero_()
+            living.expect()
+            with naming_chunk(op, "source", part, code.field, "element", column * code.blocks):
+                shares = code.encode(part, used, stream, column, fixed)
             yield column, shares
             column += shares.shape[-1]
     finally:
@@ -148,7 +147,7 @@ def upload_stream(
         fixed: how floats become residues.
         source: float32, float16 or bfloat16, as :func:`encode_stream` takes it.
         key: makes the rounding unbiased; None rounds to nearest.
-        mask_keys: the keys of the masks.
+        mask_keys: the keys of the masks; to be wiped after the last chunk, not before.
         signs: +1 or -1 for each of them.
         weight: an integer from 0 to the ``max_weight`` of ``fixed``.
         stream: which of the key's streams.
@@ -180,13 +179,14 @@ def upload_stream(
     if not isinstance(fixed, FixedPoint):
         raise DtypeError(f"{op}: fixed is {type(fixed).__name__}; it must be a pyfed.FixedPoint")
     fixed.check_weight(weight)
+    expect_masks(op, mask_keys, signs)  # now, not by the first chunk
+    for name, number in (("stream", stream), ("mask_stream", mask_stream)):
+        expect_int(op, name, number, 0, STREAMS)
     expect_int(op, "start", start, 0, 2**36)
     size, place = chunk_size(op, chunk, 1), expect_device(op, device)
-    add_masks_.prepare(  # its arguments are told of now, not by the first chunk
-        torch.zeros(*fixed.field.lead, 0, dtype=torch.int32), mask_keys, signs, fixed.field
-    )
+    living, masks = LivingKeys(op, [key, *mask_keys]), ([*mask_keys], [*signs])
     return _masked(
-        fixed, source, key, mask_keys, signs, weight, stream, mask_stream, start, size, place
+        fixed, source, key, masks, living, weight, stream, mask_stream, start, size, place
     )
 
 
@@ -194,8 +194,8 @@ def _masked(
     fixed: FixedPoint,
     source: Any,
     key: Key | None,
-    mask_keys: Sequence[Key],
-    signs: Sequence[int],
+    masks: tuple[list[Key], list[int]],
+    living: LivingKeys,
     weight: int,
     stream: int,
     mask_stream: int,
@@ -205,12 +205,13 @@ def _masked(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     op, field = "upload_stream", fixed.field
     for part in staged(Regrouped(op, pieces_of(op, source, size, ()), size, FLOATS), device):
+        living.expect()
         with naming_chunk(op, "source", part, field, "element", at):
             if stream == mask_stream and not field.lead:  # one pass over the chunk
-                how = (fixed.scale, fixed.clip, field, mask_keys, signs, key, weight)
+                how = (fixed.scale, fixed.clip, field, *masks, key, weight)
                 residues = quantize_mask(part, *how, stream, at)
             else:
                 residues = fixed.encode(part, key, weight, stream, at)
-                add_masks_(residues, mask_keys, signs, field, mask_stream, at)
+                add_masks_(residues, *masks, field, mask_stream, at)
         yield at, residues
         at += part.numel()

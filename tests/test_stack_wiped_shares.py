@@ -1,4 +1,4 @@
-"""Encodings by transforms and from floats leave nothing secret behind: see test_stack_wiped.py."""
+"""Passes that do several steps at once leave nothing secret behind: see test_stack_wiped.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import torch
 
 from pyfed import MERSENNE31, SOLINAS31, Field, native
 from pyfed.ops.fixed import quantize_op
-from pyfed.ops.random import PADDING, ROUNDING, domain, residues_reference, words_reference
+from pyfed.ops.lagrange import lagrange_decode_op
+from pyfed.ops.random import (
+    PADDING,
+    RESIDUES,
+    ROUNDING,
+    domain,
+    residues_reference,
+    words_reference,
+)
 from runs import simd_level
 from test_stack_wiped import (
     BY_CHANCE,
@@ -15,6 +23,7 @@ from test_stack_wiped import (
     FIELDS,
     KEY,
     NUMBERS,
+    OTHER,
     centred,
     drawn,
     empty,
@@ -68,3 +77,45 @@ def test_floats_to_shares(
         stack = stack_after(lambda: run(f"quantize_{kind}", *args))
     assert is_clean(scratch)
     assert found(stack, out, noise, rounded, centred(rounded, p), key) <= BY_CHANCE
+
+
+@EVERY_LEVEL
+@FIELDS
+@pytest.mark.parametrize("rounding", [False, True])
+def test_masked_uploads(simd: str, f: Field, rounding: bool) -> None:
+    values, p = torch.rand(1300) * 2e6 + 2e6, f.modulus
+    own, keys = KEY.words(), torch.stack([OTHER.words(), OTHER.derive("more").words()])
+    masks = [residues_reference(key, 9, 1300, 0, 3, RESIDUES, p) for key in keys]
+    noise = words_reference(own, 9, 1300, [0, 3, domain(ROUNDING)])
+    given = own if rounding else None
+    rounded = quantize_op.kernels["reference"].run(values, 16.0, 4e6, p, given, 3, 9)
+    sums, out = (masks[0].long() - masks[1]) % p, empty(1300)
+    args = (values, 1300, 16.0, 4e6, p, given, keys, torch.tensor([1, -1]).int(), 2, 3, 3, 9, out)
+    with simd_level(simd):
+        stack = stack_after(lambda: run("quantize_mask", *args))
+    assert torch.equal(out, (3 * rounded.long() + sums) % p)
+    steps = centred(rounded, p)
+    secrets = (*masks, sums, rounded, steps, 3 * steps, keys, *([noise, own] if rounding else []))
+    assert found(stack, *secrets) <= BY_CHANCE
+
+
+@EVERY_LEVEL
+@FIELDS
+def test_unmasked_sums(simd: str, f: Field) -> None:
+    """The masks' sum, and what it hides, in panels and on the stack."""
+    p, (clients, length, blocks, threshold) = f.modulus, (5, 2600, 3, 4)
+    uploads, rows = drawn(f, clients, length), drawn(f, threshold, -(-length // blocks))
+    matrix, kernels = drawn(f, blocks, threshold), lagrange_decode_op.kernels
+    mask = kernels["reference"].run(rows, matrix, p, length)
+    sums = uploads.long().sum(0) % p
+    bare = (sums - mask) % p
+    for threads in (1, 2):
+        out, scratch = empty(length), scratch_of(blocks, threads)
+        sizes = (rows, rows.shape[1], matrix, blocks, threshold, 0.0, p, scratch, out)
+        with simd_level(simd):
+            args = (uploads, clients, length, *sizes)
+            stack = stack_after(lambda: run("decode_sum", *args, threads=threads))  # noqa: B023
+        assert torch.equal(out, bare)
+        assert is_clean(scratch)
+        hidden = (mask, centred(mask, p), sums, bare, centred(bare, p))
+        assert found(stack, *hidden) <= BY_CHANCE

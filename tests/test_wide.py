@@ -131,6 +131,16 @@ def test_lifts_and_floats_are_those_of_python_integers(backend: str) -> None:
     assert floats.tolist() == [rounded(v) / 2**20 for v in values]
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu", "triton"])
+def test_lifts_of_the_ends_of_both_planes_are_exact(backend: str) -> None:
+    """Also where the first residue is above the second by more than the second prime."""
+    firsts = [0, 1, PRIMES[1] - 1, PRIMES[1], PRIMES[1] + 1, PRIMES[0] - 1]
+    pairs = list(itertools.product(firsts, [0, 1, PRIMES[1] // 2, PRIMES[1] - 1]))
+    given = torch.tensor(pairs, dtype=torch.int32).t()
+    with pyfed.use_backend(backend):
+        assert pyfed.ops.field_lift(given, WIDE).tolist() == [crt(pair) for pair in pairs]
+
+
 def test_masks_of_the_planes_are_streams_of_their_own_fields() -> None:
     got = pyfed.ops.random_residues(KEY, 40, WIDE, stream=7, start=5)
     wanted = [[oracles.residue(RAW, i, p, stream=7) for i in range(5, 45)] for p in PRIMES]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pyfed import native
-from pyfed.checks import expect_bool, expect_range, expect_tensor
+from pyfed.checks import expect_range, expect_tensor
 from pyfed.fields import Field
 from pyfed.keys import Key
 from pyfed.op import Backend, Op
@@ -17,6 +17,7 @@ from pyfed.ops.encode_kind import (
     cuda_rounds_in_place,
     encode_kind,
     encode_workspace,
+    expect_standard,
 )
 from pyfed.ops.fixed import FLOATS, expect_quantizable, quantize_op
 from pyfed.ops.lagrange import expect_encoding, lagrange_encode_op
@@ -181,7 +182,7 @@ def quantize_encode(
     expect_tensor(op, "values", values, FLOATS, 1)
     clip = expect_quantizable(op, values, scale, clip, field)
     words = expect_encoding(op, matrix, key, field, blocks, stream)
-    expect_bool(op, "standard", standard)
+    standard = expect_standard(op, matrix, field, standard)
     expect_range(op, start_column, -(-values.shape[0] // blocks))
     expect_range(op, start_column * blocks, values.shape[0])
     where = (words, field.code, blocks, stream, start_column, standard)

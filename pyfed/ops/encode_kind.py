@@ -5,12 +5,30 @@ from __future__ import annotations
 import torch
 
 from pyfed import native
-from pyfed.fields import plane_moduli
+from pyfed.checks import expect_bool
+from pyfed.errors import ArgumentError
+from pyfed.fields import SUBGROUP_ORDER, Field, plane_moduli
 
 MOST_PRODUCT_SHARES = 256
 """CUDA makes so many shares by products, and more by transforms where the code allows them."""
 MOST_ROUNDED_SHARES = 64
 """Products on CUDA have tiles of so many shares, and each tile would round the values again."""
+
+
+def expect_standard(op: str, matrix: torch.Tensor, field: Field, standard: bool) -> bool:
+    """Whether kernels may use the promise ``standard``; raises where no code has such a matrix.
+
+    They trust it: their tables of points, and room on their stacks, end with the largest code. And
+    they are told of the prime alone, which a field with points elsewhere may have too.
+    """
+    expect_bool(op, "standard", standard)
+    shares, threshold = matrix.shape[-2:]
+    if standard and not threshold <= shares <= SUBGROUP_ORDER:
+        raise ArgumentError(
+            f"{op}: standard is True and matrix is {tuple(matrix.shape)}; that of a LagrangeCode "
+            f"has from {threshold} to {SUBGROUP_ORDER} rows for {threshold} columns"
+        )
+    return standard and field.points == "subgroup"
 
 
 def encode_kind(matrix: torch.Tensor, modulus: int, standard: bool) -> str:

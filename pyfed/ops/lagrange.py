@@ -9,7 +9,6 @@ import torch
 from pyfed import native
 from pyfed.checks import (
     STREAMS,
-    expect_bool,
     expect_field,
     expect_int,
     expect_key,
@@ -25,6 +24,7 @@ from pyfed.ops.encode_kind import (
     cuda_encode_workspace,
     encode_kind,
     encode_workspace,
+    expect_standard,
 )
 from pyfed.ops.field import check_residues, product_reference
 from pyfed.ops.random import PADDING, residues_reference
@@ -222,7 +222,7 @@ def lagrange_encode(
         standard: a promise that the matrix is ``encoding_matrix`` of :class:`pyfed.LagrangeCode`
             with so many shares, blocks and random rows over this field. The CPU, and CUDA kernels,
             may then do without the product, by number-theoretic transforms; the shares are the
-            same.
+            same. Of another matrix that has the shape of one they are not.
 
     Returns:
         int32 tensor of shape (shares, ⌈length / blocks⌉).
@@ -245,7 +245,7 @@ def lagrange_encode(
     expect_residues(op, "data", data, field, 1)
     words = expect_encoding(op, matrix, key, field, blocks, stream)
     expect_range(op, start_column, _columns(data.shape[-1], blocks))
-    expect_bool(op, "standard", standard)
+    standard = expect_standard(op, matrix, field, standard)
     return data, matrix, words, field.code, blocks, stream, start_column, standard
 
 

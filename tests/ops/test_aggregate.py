@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyfed import MERSENNE31, SOLINAS31, Field, FixedPoint, Key, LagrangeCode
+from pyfed import MERSENNE31, SOLINAS31, WIDE, Field, FixedPoint, Key, LagrangeCode
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.ops import decode_sum, quantize_mask, random_residues
 from runs import Run, runs_of, simd_level, simd_levels
@@ -51,11 +51,29 @@ def test_sums_of_random_uploads_equal_those_of_flint(op: str, run: Run, f: Field
         assert np.array_equal(floats.numpy(), lifted / np.float32(2**9))
 
 
+@RUNS
+@pytest.mark.parametrize("f", FIELDS, ids=("solinas31", "mersenne31"))
+def test_sums_of_p_are_0_and_the_lift_turns_behind_the_half(op: str, run: Run, f: Field) -> None:
+    """In whole vectors and behind the last of them, with a mask of 0 and one of p - 1."""
+    p, half = f.modulus, (f.modulus - 1) // 2
+    pairs = [(1, p - 1), (0, half), (half, half + 1), (1, half), (p - 1, p - 1), (0, 0)] * 7
+    uploads = torch.tensor(pairs, dtype=torch.int32).t()
+    one = torch.ones(1, 1, dtype=torch.int32)
+    for mask in (0, p - 1):
+        rows = torch.full((1, len(pairs)), mask, dtype=torch.int32)
+        wanted = [(sum(pair) - mask) % p for pair in pairs]
+        with run.active():
+            assert decode_sum(uploads, rows, one, f).tolist() == wanted
+            floats = decode_sum(uploads, rows, one, f, scale=1.0)
+        lifted = torch.tensor([v - p if v > half else v for v in wanted])
+        assert torch.equal(floats, lifted.float())
+
+
 @pytest.mark.parametrize("simd", simd_levels())
 def test_more_rows_than_go_between_two_reductions(simd: str) -> None:
     """All p - 1, around 2^16 and 2^17 rows, in whole vectors and behind the last."""
     one = torch.ones(1, 1, dtype=torch.int32)
-    for f in FIELDS:
+    for f in (*FIELDS, WIDE.planes[1]):
         p = f.modulus
         for clients in (2**16 - 1, 2**16, 2**16 + 1, 2**16 + 3, 2**17 + 4):
             uploads = torch.full((clients, 21), p - 1, dtype=torch.int32)

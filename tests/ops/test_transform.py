@@ -16,41 +16,13 @@ from pyfed import MERSENNE31, SOLINAS31, WIDE, Field, FixedPoint, Key, LagrangeC
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.ops import lagrange_encode
 from pyfed.ops.encode_kind import encode_kind
-from runs import simd_level, simd_levels
+from runs import simd_level
+from transforms import BOTH, EVERY_LEVEL, KEY, SECOND, by_products, by_transforms, drawn
 
 if native._C is None:
     pytest.skip("needs the compiled kernels", allow_module_level=True)
 
-KEY = Key(bytes(range(32)))
-SECOND = WIDE.planes[1]
-EVERY_LEVEL = pytest.mark.parametrize("simd", simd_levels())
-BOTH = pytest.mark.parametrize("field", [SOLINAS31, SECOND], ids=lambda f: f.name)
 VECTORS = Path(__file__).parents[1] / "vectors"
-
-
-def by_transforms(
-    data: torch.Tensor, code: LagrangeCode, stream: int = 0, start: int = 0
-) -> torch.Tensor:
-    """The kernel itself, whether or not it would be chosen."""
-    shape = code.shares, code.blocks, code.privacy
-    out = data.new_full((code.shares, -(-len(data) // code.blocks)), -1)
-    native.run(
-        *("lagrange_transform", data.device, data, len(data), code.encoding_matrix(), *shape),
-        *(KEY.words(), stream, start, code.field.modulus, out, native.transform_workspace(*shape)),
-    )
-    return out
-
-
-def by_products(
-    data: torch.Tensor, code: LagrangeCode, stream: int = 0, start: int = 0
-) -> torch.Tensor:
-    matrix = code.encoding_matrix()
-    return lagrange_encode(data, matrix, KEY, code.field, code.blocks, stream, start)
-
-
-def drawn(p: int, length: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, p, (length,), dtype=torch.int32, generator=generator)
 
 
 def every_code(largest: int) -> list[tuple[int, int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +13,15 @@ import oracles
 import pyfed
 from pyfed import MERSENNE31, SOLINAS31, Field, FixedPoint, Key
 from pyfed.errors import ArgumentError, DtypeError, PyfedError
-from pyfed.ops import add_masks_, quantize_mask
+from pyfed.ops import add_masks_, quantize, quantize_encode, quantize_mask
+from pyfed.ops.random import ROUNDING, domain, words_reference
 from runs import Run, runs_of
 
 RAW = bytes(range(32))
 KEY = Key(RAW)
 OWN = KEY.derive("own")
 P = SOLINAS31.modulus
+VECTORS = Path(__file__).parents[1] / "vectors"
 RUNS = pytest.mark.parametrize(("op", "run"), runs_of("quantize_mask"))
 
 
@@ -87,6 +91,60 @@ def test_sixteen_rejections_are_told_of_in_the_range_and_nowhere_else(op: str, r
     values = torch.zeros(9, device=run.device)
     with pytest.raises(PyfedError, match=r"16 candidates"), run.active():
         quantize_mask(values, 1.0, 1.0, field, [KEY], [1], stream=stream, start=index - 5)
+
+
+@RUNS
+def test_a_range_may_end_at_any_word_of_a_group_or_a_span(op: str, run: Run) -> None:
+    """At and around whole groups of blocks, 64 to 256 words, and spans of 32 groups."""
+    sizes = (64, 65) if run.interpreted else (64, 65, 128, 129, 256, 257, 2048, 4096, 8192)
+    whole = torch.linspace(-1, 1, sizes[-1] + 1)
+    given = 2.0**12, 1.0, SOLINAS31, [KEY], [-1]
+    for skip in (0, 9):
+        how = {"key": OWN, "start": 32 + skip}
+        with pyfed.use_backend("reference"):
+            wanted = quantize_mask(whole, *given, **how)
+        for length in sizes:
+            for count in (length - skip, length - skip + 1, length):
+                with run.active():
+                    got = quantize_mask(whole[:count].to(run.device), *given, **how)
+                assert torch.equal(got.cpu(), wanted[:count]), (skip, count)
+
+
+@RUNS
+def test_a_rejected_candidate_is_replaced_at_either_end_of_a_range(op: str, run: Run) -> None:
+    vector = json.loads((VECTORS / "residue_rejections.json").read_text())
+    key, stream = Key(bytes.fromhex(vector["key_hex"])), vector["stream"]
+    cases = [f for f in vector["found"] if f["purpose"] == 1]
+    assert cases
+    for answer in cases:
+        field = getattr(pyfed, answer["field"])
+        for length, place in ((1, 0), (10, 0), (10, 9)):
+            where = {"stream": stream, "start": answer["index"] - place}
+            values = torch.zeros(length, device=run.device)
+            with run.active():
+                got = quantize_mask(values, 1.0, 1.0, field, [key], [1], **where)
+            assert int(got[place]) == answer["value"]
+
+
+@RUNS
+def test_rounding_up_begins_at_the_very_word_whose_sum_with_the_fraction_is_one(
+    op: str, run: Run
+) -> None:
+    """Fractions of 24 bits, just as far from 1 as the word says, and one unit further."""
+    words = words_reference(OWN.words(), 0, 400, [0, 0, domain(ROUNDING)]) >> 8
+    further = torch.arange(400) % 2
+    given = 1.0, 1.0, SOLINAS31
+    for steps, wanted in ((2**24 - words - further, 1 - further), (-words - further, -further)):
+        values = (steps / 2.0**24).to(run.device)  # exact
+        with run.active():
+            got = quantize_mask(values, *given, [], [], OWN)
+            assert torch.equal(quantize(values, *given, OWN), got)
+        assert torch.equal(got.cpu().long(), wanted % P)
+        if run.backend == "cpu":
+            eye = torch.eye(2, dtype=torch.int32)
+            with run.active():
+                rows = quantize_encode(values, 1.0, 1.0, eye, OWN, SOLINAS31, 2)
+            assert torch.equal(rows.t().reshape(-1), got)
 
 
 @pytest.mark.parametrize("how", ["run", "raise", "explain"])

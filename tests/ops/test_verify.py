@@ -231,6 +231,20 @@ def test_a_key_that_is_given_is_not_wiped() -> None:
     assert key.reveal() == bytes(range(32))
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_key_that_is_used_is_wiped(fresh: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[pyfed.Key] = []
+
+    def watched(key: pyfed.Key, *args: Any, **how: Any) -> torch.Tensor:
+        used.append(key)
+        assert any(key.reveal())
+        return random_residues(key, *args, **how)
+
+    monkeypatch.setattr(pyfed.ops.verify, "random_residues", watched)
+    assert field_verify(*factors(SOLINAS31, 2, 2, 3), SOLINAS31, key=None if fresh else KEY)
+    assert [key.reveal() for key in used] == [bytes(32)]
+
+
 @ON_DEVICES
 def test_layouts_do_not_matter_and_nothing_is_changed(device: str) -> None:
     a, b, right = factors(SOLINAS31, 6, 4, 10, device)
