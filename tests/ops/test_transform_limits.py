@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ import pyfed
 from pyfed import SOLINAS31, Field, FixedPoint, Key, LagrangeCode, native
 from pyfed.errors import ArgumentError
 from pyfed.interpolation import product
-from pyfed.ops import lagrange_encode
+from pyfed.ops import encode, lagrange_encode
+from pyfed.ops.lagrange import lagrange_encode_op
 from pyfed.ops.random import PADDING, domain, words_reference
 from runs import simd_level, simd_levels
 from transforms import BOTH, EVERY_LEVEL, KEY, SECOND, by_products, by_transforms, drawn
@@ -101,3 +104,21 @@ def test_a_fresh_key_is_wiped_even_where_nothing_comes_of_it(
     with pytest.raises(ArgumentError) if failing else contextlib.nullcontext():
         LagrangeCode(4, 2, 1).encode(data)
     assert [key.reveal() for key in made] == [bytes(32)]
+
+
+def test_residues_between_two_passes_are_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where quantize_encode is two kernels: here the reference, on a GPU the others."""
+    between: list[torch.Tensor] = []
+    run = lagrange_encode_op.kernels["reference"].run
+
+    def watched(residues: torch.Tensor, *rest: Any) -> torch.Tensor:
+        between.append(residues)
+        assert residues.all()
+        return run(residues, *rest)
+
+    kernels = {"reference": SimpleNamespace(run=watched)}
+    monkeypatch.setattr(encode, "lagrange_encode_op", SimpleNamespace(kernels=kernels))
+    with pyfed.use_backend("reference"):
+        LagrangeCode(4, 2, 1).encode(torch.ones(6), KEY, fixed=FixedPoint())
+    assert len(between) == 1
+    assert not between[0].any()

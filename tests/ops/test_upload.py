@@ -188,6 +188,11 @@ def test_the_stacked_key_words_are_overwritten_and_the_keys_are_not(
         ({"weight": -1}, ArgumentError, "weight is -1"),
         ({"weight": 1.0}, DtypeError, "weight is float"),
         ({"weight": P // 2 // 4 + 1}, ArgumentError, r"weight · ⌈clip · scale⌉ is 268419073 · 4"),
+        (
+            {"clip": 0.3, "weight": P // 4 + 1},
+            ArgumentError,
+            r"is 536838145 · 2; it must be at most",
+        ),
         ({"stream": 2**32}, ArgumentError, "stream is 4294967296"),
         ({"start": 2**36 - 2}, ArgumentError, r"start \+ count is 68719476737"),
         ({"values": torch.zeros(3, requires_grad=True)}, ArgumentError, "values require grad"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -73,9 +74,26 @@ def test_what_is_wrong_is_reported(device: str) -> None:
     raw = Key(bytes(range(32))).words(device)[None]
     upload.quantize_mask(values[:9], 1.0, 1.0, 2**30 + 3, None, raw, signs, 1, 11, 67_566, word)
     assert int(word) == ALL_REJECTED
-    for place in range(3):
+    for place, value in itertools.product(range(3), (-1, SOLINAS31.modulus)):
         parts = [torch.zeros(s).int().to(device) for s in ((4, 40), (2, 20), (2, 2))]
-        parts[place].view(-1)[-1] = -1
+        parts[place].view(-1)[-1] = value
         word.zero_()
         aggregate.decode_sum(*parts, 1.0, SOLINAS31.modulus, word)
         assert int(word) == BAD_RESIDUE
+
+
+def test_the_decoded_mask_is_overwritten(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.Tensor] = []
+    decode = aggregate.lagrange_decode
+
+    def recorded(*args: Any) -> torch.Tensor:
+        made.append(decode(*args))
+        assert made[-1].all()
+        return made[-1]
+
+    monkeypatch.setattr(aggregate, "lagrange_decode", recorded)
+    parts = [torch.ones(s).int().to(device) for s in ((4, 40), (2, 20), (2, 2))]
+    got = aggregate.decode_sum(*parts, None, SOLINAS31.modulus, word_of(device))
+    assert got.unique().tolist() == [2]
+    assert len(made) == 1
+    assert not made[0].any()
