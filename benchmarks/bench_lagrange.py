@@ -9,7 +9,7 @@ import torch
 
 import baselines as user
 import pyfed
-from contests import Baseline, Contest, random_floats, random_residues, sizes
+from contests import Baseline, Contest, butterflies, random_floats, random_residues, sizes
 from pyfed import SOLINAS31
 from pyfed.codes import lagrange_matrix
 from verified import KEY, is_encoding, rounded
@@ -34,11 +34,9 @@ def _work(size: Size) -> tuple[int, int, int]:
 
 
 def _butterflies(size: Size) -> int:
-    """Of the transforms behind an encoding: K points back, and ≥ N points forth, a column."""
-    length, shares, blocks, _ = size
-    there = 1 << (shares - 1).bit_length()
-    each = sum(n // 2 * (n.bit_length() - 1) for n in (blocks, there))
-    return 0 if blocks & (blocks - 1) else -(-length // blocks) * each
+    """Of the transforms behind an encoding."""
+    length, shares, blocks, privacy = size
+    return -(-length // blocks) * butterflies(shares, blocks, privacy)
 
 
 def _own(run: Callable[[], torch.Tensor]) -> Baseline:

@@ -145,6 +145,15 @@ def random_elements(field: pyfed.Field, *shape: int, device: str = "cpu") -> tor
     return torch.stack(planes) if field.lead else planes[0]
 
 
+def butterflies(shares: int, blocks: int, privacy: int) -> int:
+    """Of the transforms that make a column's shares, at least; see docs/kernels.md.
+
+    Back for each bit of K, and forth from S ≥ K + T coefficients for N shares.
+    """
+    back = sum((1 << bit) * bit // 2 for bit in range(blocks.bit_length()) if blocks >> bit & 1)
+    return back + shares * (blocks + privacy - 1).bit_length() // 2
+
+
 def random_floats(count: int, device: str = "cpu") -> torch.Tensor:
     """Normal float32 values from a fixed seed, of about the size of model updates."""
     generator = torch.Generator(device).manual_seed(20)

@@ -2,8 +2,8 @@
 
 The floor of a call is max(bytes / copy bandwidth, multiply-adds / their peak, keystream / its
 peak), with butterflies / their peak in the place of the multiply-adds where transforms take less.
-The peaks are those of one thread on a CPU. For multiply-adds of float32 the peak is torch's; a
-product with signs can beat it, by tables of sums.
+The peaks are those of one thread on a CPU. Multiply-adds of float32 are in the floor on GPUs alone,
+where the peak is torch's: on CPUs sketches pass the BLAS, so that it bounds nothing.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def floor_of(contest: Contest, device: str) -> dict[str, float]:
         rates["butterfly_rate"] = butterfly_peak(device)
         by_transforms = contest.butterflies / rates["butterfly_rate"]
         parts["mac"] = min(parts["mac"], by_transforms)
-    if contest.float_macs:
+    if contest.float_macs and device == "cuda":
         rates["float_rate"] = float_peak(device)
         parts["float"] = contest.float_macs / rates["float_rate"]
     if contest.chacha:

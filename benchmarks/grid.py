@@ -34,7 +34,7 @@ from grid_points import FAMILIES, FIELDS, NUMBERS, WORKS, Point, points
 from grid_work import affordable, contest_of
 from machine import describe
 from ratios import interleaved, seconds_per_call, timer_of
-from scaling import second_thread
+from scaling import COLUMNS, second_thread
 
 RESULTS = Path(__file__).parent / "results" / "grid"
 ROUNDS, FEWEST, LONG = 9, 5, 0.5
@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> Path | None:
             print(line(row), flush=True)
         save(summary, path)
     if device == "cpu" and summary["machine"]["cores"] > 1:
-        found = second_thread(1024 if options.small else 1)
+        found = second_thread(8 if options.small else COLUMNS)
         summary["threads"] = {name: ratio.summary() for name, ratio in found.items()}
     save(summary, path)
     write_plots(summary, path.with_suffix(""))

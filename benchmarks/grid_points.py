@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from contests import butterflies
+
 NUMBERS = (4, 8, 16, 32, 64, 100, 128, 256, 512, 1024)
 LENGTHS = {
     "cpu": (10**4, 10**6, 10**7, 10**8),
@@ -103,12 +105,10 @@ class Point:
 
     @property
     def butterflies(self) -> int:
-        """Of the transforms that make an encoding: K points back and ≥ N points forth a column."""
-        if self.work != "encode" or self.field == "MERSENNE31" or self.blocks & (self.blocks - 1):
+        """Of the transforms that make an encoding, where the field's points allow them."""
+        if self.work != "encode" or self.field == "MERSENNE31":
             return 0
-        there = 1 << (self.shares - 1).bit_length()
-        points = ((n // 2) * (n.bit_length() - 1) for n in (self.blocks, there))
-        return self.planes * self.columns * sum(points)
+        return self.planes * self.columns * butterflies(self.shares, self.blocks, self.privacy)
 
     @property
     def bytes(self) -> int:

@@ -64,7 +64,8 @@ def test_what_is_left_out_says_why_and_the_rest_is_affordable() -> None:
         (replace(FOUR, work="matmul"), 502 * 16, 0, 0, 4 * 8 * 502),
         (Point("field_sum", "SOLINAS31", "", 4, 0, 0, 10), 0, 0, 0, 200),
         (Point("masks", "SOLINAS31", "", 4, 0, 0, 10), 0, 200, 0, 80),
-        (replace(FOUR, shares=5, blocks=3, privacy=2), 335 * 25, 4 * (670 + 1003), 0, 10712),
+        # Back 2 points and 1; forth 8, of which 5 are wanted.
+        (replace(FOUR, shares=5, blocks=3, privacy=2), 8375, 4 * (670 + 1003), 335 * 8, 10712),
     ],
 )
 def test_work_is_counted(
@@ -251,7 +252,7 @@ def test_pictures_are_drawn_where_there_is_something_to_show(tmp_path: Path) -> 
 
 def test_a_second_thread_is_compared_with_one(quick: None) -> None:
     before = torch.get_num_threads()
-    found = scaling.second_thread(scale=1 << 14)
+    found = scaling.second_thread(columns=4)
     assert {ratio.rounds for ratio in found.values()} == {5}
     assert torch.get_num_threads() == before
     seen: list[int] = []
