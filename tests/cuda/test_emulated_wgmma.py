@@ -21,7 +21,14 @@ from pyfed.errors import ArgumentError
 
 WORDS = KEY.words()
 PRIMES = (2**31 - 2**17 + 1, 2**31 - 1, 2**31 - 2**19 + 1)
-EVERY_PRIME = pytest.mark.parametrize("p", PRIMES, ids=("solinas31", "mersenne31", "second31"))
+EVERY_PRIME = pytest.mark.parametrize(
+    "p",  # primes are told apart after the sums, by what test_emulated_digits.py tests for each
+    [
+        pytest.param(PRIMES[0], id="solinas31"),
+        pytest.param(PRIMES[1], id="mersenne31", marks=pytest.mark.slow),
+        pytest.param(PRIMES[2], id="second31", marks=pytest.mark.slow),
+    ],
+)
 
 
 @pytest.fixture
