@@ -3,9 +3,9 @@
     python compile_all.py 80 [0]
 
 prints one JSON object a line; without an architecture, the names of the kernels; with a share of 0
-or 1 every other launch. No GPU is needed:
-launches are recorded instead of run, and what Triton would have specialised each of them on is
-worked out from the kernel's parameters. Run it in a process of its own, without TRITON_INTERPRET.
+or 1 every fourth launch. No GPU is needed: launches are recorded instead of run, and what Triton
+would have specialised each of them on is worked out from the kernel's parameters. Run it in a
+process of its own, without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def compiled(launch: Launch, arch: int, aligned: bool) -> dict[str, Any]:
 def variants(arches: list[int], share: int | None = None) -> Iterator[dict[str, Any]]:
     """Compile each distinct launch for each architecture, with pointers aligned and not.
 
-    With a share, 0 or 1, only every other launch of a kernel; of all its first one.
+    With a share, 0 or 1, only every fourth launch of a kernel; of all its first one.
     """
     seen: dict[str, set[str]] = {}
     for launch in launches():
@@ -208,7 +208,7 @@ def variants(arches: list[int], share: int | None = None) -> Iterator[dict[str, 
                 continue
             number = len(own)
             own.add(identity)
-            if share is not None and number and number % 2 != share:
+            if share is not None and number and number % 4 != share:
                 continue
             for arch in arches:
                 yield compiled(launch, arch, aligned)

@@ -33,12 +33,12 @@ ON_TENSOR_CORES = {
 
 
 @pytest.fixture(
-    scope="module", params=["halves", pytest.param("everything", marks=pytest.mark.slow)]
+    scope="module", params=["quarters", pytest.param("everything", marks=pytest.mark.slow)]
 )
 def compiled(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """What compile_all.py says; in processes of its own, since this one may be interpreting.
 
-    Of the launches of a kernel after its first one architecture gets the even, the other the odd.
+    Of a kernel's launches after its first each architecture gets every fourth, not the same ones.
     """
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     running = [
@@ -50,7 +50,7 @@ def compiled(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
             text=True,
         )
         for arch, *share in (
-            (("80", "0"), ("90", "1")) if request.param == "halves" else (("80",), ("90",))
+            (("80", "0"), ("90", "1")) if request.param == "quarters" else (("80",), ("90",))
         )
     ]
     lines = []
