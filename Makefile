@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow bench bench-grid gpu gpu-sanitize docs format lint clean
+.PHONY: help demo test test-slow test-engines bench bench-grid gpu gpu-sanitize docs format lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,10 +50,13 @@ lint: $(VENV)/tools
 	$(BIN)/typos
 
 test: lint docs ## set up, then check style and run every test that this machine can run
-	$(PYTEST) -m 'not slow' --benchmark-disable tests benchmarks
+	$(PYTEST) -m 'not slow and not engines' --benchmark-disable tests benchmarks
 
 test-slow: $(VENV)/tools ## the full counts of the tests
 	$(PYTEST) -m slow tests
+
+test-engines: $(VENV)/tools ## rounds between processes of this machine, with some of them lost
+	$(BIN)/python -P -m pytest --quiet -m engines tests/engines
 
 bench: $(VENV)/tools ## measure every op against named baselines; refresh benchmarks/results and README
 	mkdir -p build

@@ -6,9 +6,12 @@ Names are resolved on first use, so that ``import pyfed`` touches neither CUDA n
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+logging.getLogger("pyfed").addHandler(logging.NullHandler())  # silent until a program listens
 
 _HOME = {
     "Key": "pyfed.keys",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Workers share the cores: a thread that waits for another by spinning takes the time of a third.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # OpenMP reads it when torch is loaded
 
 import pytest
 import torch
@@ -27,6 +32,40 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elsewhere = [item for item in items if item.get_closest_marker("gpu") is not None]
     config.hook.pytest_deselected(items=elsewhere)
     items[:] = here
+
+
+def pytest_collection_finish() -> None:
+    """Tests and modules stay to the end; the garbage collector need not look at them each time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # extensions tell of leaks otherwise
+
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+"""Takes a folder's name and what fills it, and gives the folder."""
+
+
+@pytest.fixture(scope="session")
+def once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Folders that the first worker to ask fills, while others that ask wait for it."""
+    root = tmp_path_factory.getbasetemp()
+    if hasattr(pytestconfig, "workerinput"):
+        root = root.parent  # the run's, with a folder for each worker
+
+    def filled(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, unfinished = root / name, root / f"{name}-{os.getpid()}"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                unfinished.mkdir()
+                fill(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return filled
 
 
 @pytest.fixture(autouse=True)

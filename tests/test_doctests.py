@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ import pyfed
 from case import GRADIENTS
 from pyfed.op import OPS
 
+MISSING = "pyfed.engines.flower" if find_spec("flwr") is None else None  # of an extra
 DOCS = Path(__file__).parent.parent / "docs"
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(pyfed.__path__, "pyfed.")
-    if not module.name.endswith(("__main__", "._C")) and "triton_kernels" not in module.name
+    if not module.name.endswith(("__main__", "._C"))
+    and "triton_kernels" not in module.name
+    and module.name != MISSING
 )
 PAGES = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
 

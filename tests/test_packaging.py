@@ -105,10 +105,16 @@ def test_the_sdist_holds_all_that_a_build_needs(sdist: Path) -> None:
     assert not list(sdist.rglob("*.so"))
 
 
+QUICKLY = "'-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG'"  # in half the time of a release
+
+
+@pytest.mark.parametrize(
+    "settings", [QUICKLY, pytest.param("", marks=pytest.mark.slow)], ids=["quickly", "release"]
+)
 def test_a_cpu_wheel_from_the_sdist_holds_pyfed_alone_and_works(
-    sdist: Path, tmp_path: Path
+    sdist: Path, tmp_path: Path, settings: str
 ) -> None:
-    wheel = build_wheel(sdist, tmp_path, PYFED_CUDA="OFF")
+    wheel = build_wheel(sdist, tmp_path, PYFED_CUDA="OFF", CMAKE_ARGS=settings)
     site = installed(wheel, tmp_path / "site")
     # -S keeps site-packages, and with it the checkout's own pyfed, out; torch comes from the path.
     path = os.pathsep.join([str(site), sysconfig.get_path("purelib")])

@@ -108,6 +108,11 @@ class SCFLServer:
             )
         return ridge
 
+    @property
+    def settings(self) -> SCFL:
+        """What clients and server have in common."""
+        return self._settings
+
     def coded_gradient(self, weight: torch.Tensor | None = None, place: int = 0) -> torch.Tensor:
         """The corrected gradient on coded data, g_s: X̃_Sᵀ(X̃_S W − Ỹ_S)/b − σ²W.
 

@@ -1,1 +1,1 @@
-"""Engines carry the messages of the systems below them: here, within one process."""
+"""Engines carry the messages of the systems below them: within one process, or over Flower."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from pyfed.coded.dataset import CodedDataset
 from pyfed.coded.fits import expect_fits
+from pyfed.engines.callbacks import RoundCallback
 from pyfed.engines.simulation import simulate
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.fixed import FixedPoint
@@ -40,6 +41,7 @@ def simulate_coded(
     key: Key | None = None,
     round: int = 0,
     identities: Sequence[Identity] | None = None,
+    callbacks: Iterable[RoundCallback] = (),
 ) -> CodedSum:
     """Sum the clients' coded sets under secure aggregation: the server sees the sum alone.
 
@@ -64,6 +66,7 @@ def simulate_coded(
         key: makes the round repeatable, in tests.
         round: number of the round.
         identities: under a malicious server the private key of each client for signatures.
+        callbacks: told of the round when it is over; see :mod:`pyfed.engines.callbacks`.
 
     Returns:
         The sum over the clients that were included, with their noise.
@@ -105,7 +108,7 @@ def simulate_coded(
     for index, one in enumerate(coded_sets):
         expect_fits(f"{op}: coded_sets[{index}]", one, protocol.fixed)
     vectors = [one.vector() for one in coded_sets]
-    result: Any = simulate(protocol, vectors, None, drop, key, round, identities)
+    result: Any = simulate(protocol, vectors, None, drop, key, round, identities, callbacks)
     inside = CodedDataset.alike(op, [coded_sets[i] for i in sorted(result.included)])
     return CodedSum(
         coded=inside.from_vector(result.sum.to(like.device)),

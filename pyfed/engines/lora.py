@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from pyfed.checks import expect_int
+from pyfed.engines.callbacks import RoundCallback, expect_callbacks, round_ended
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.lora.alike import expect_separate
 from pyfed.lora.bank import ClientBank
@@ -31,6 +32,7 @@ def simulate_lora(
     round: int = 0,
     config: Any = None,
     name: str = "default",
+    callbacks: Iterable[RoundCallback] = (),
 ) -> LoraResult:
     """Run one round with all its clients and the server in this process.
 
@@ -46,6 +48,7 @@ def simulate_lora(
         round: number of the round.
         config: of state dicts: their PEFT configuration, one for all or a list of one each.
         name: of the adapter in models.
+        callbacks: told of the round when it is over; see :mod:`pyfed.engines.callbacks`.
 
     Returns:
         The server's result, with ``.traffic`` {(role, "update" or "share"): bytes sent}.
@@ -66,6 +69,7 @@ def simulate_lora(
         >>> result.shared, adapters[1][f"{path}.lora_B.weight"].flatten()
         ({'base_model.model.q.lora_A.weight': tensor([[2., 1.]])}, tensor([5., 5.]))
     """
+    told = expect_callbacks(OP, callbacks)
     settings = rule if isinstance(rule, FedSALoRA) else FedSALoRA(rule)
     sources = _sources(adapters, config)
     count = len(sources)
@@ -102,7 +106,17 @@ def simulate_lora(
     finally:
         for client in clients:
             client.close()
-    return dataclasses.replace(server.result, traffic=dict(traffic))
+    result = dataclasses.replace(server.result, traffic=dict(traffic))
+    round_ended(
+        told,
+        settings.rule,
+        round,
+        traffic,
+        clients=count,
+        included=[index for index in range(count) if lost.get(index) != "update"],
+        total_weight=result.weight,
+    )
+    return result
 
 
 def _sources(adapters: object, config: Any) -> list[tuple[Source, Any]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from pyfed.checks import expect_int
+from pyfed.engines.callbacks import RoundCallback, expect_callbacks, round_ended
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.pruning.fedprllm import FedPrLLM
 from pyfed.pruning.messages import PruneMessage
@@ -23,6 +24,7 @@ def simulate_pruning(
     drop: Mapping[int, Collection[int]] | None = None,
     round: int = 0,
     batch_size: int = 8,
+    callbacks: Iterable[RoundCallback] = (),
 ) -> PruneResult:
     """Run one round with all its clients and the server in this process.
 
@@ -38,6 +40,7 @@ def simulate_pruning(
         drop: block → clients whose votes are lost from that block on.
         round: number of the round.
         batch_size: how many samples are run at once.
+        callbacks: told of the round when it is over; see :mod:`pyfed.engines.callbacks`.
 
     Returns:
         The server's result, with ``.traffic`` {(role, "vote" or "decide"): bytes sent}.
@@ -55,6 +58,7 @@ def simulate_pruning(
         >>> result.voters, result.sparsity
         ((3, 2), 0.5)
     """
+    told = expect_callbacks("simulate_pruning", callbacks)
     if not isinstance(rule, FedPrLLM):
         raise DtypeError(f"simulate_pruning: rule is {type(rule).__name__}; it must be a FedPrLLM")
     if not isinstance(samples, Sequence | torch.Tensor):
@@ -95,7 +99,17 @@ def simulate_pruning(
     finally:
         for client in clients:
             client.close()
-    return dataclasses.replace(server.result, traffic=dict(traffic))
+    result = dataclasses.replace(server.result, traffic=dict(traffic))
+    round_ended(
+        told,
+        "FedPrLLM",
+        round,
+        traffic,
+        clients=count,
+        voters=list(result.voters),
+        sparsity=result.sparsity,
+    )
+    return result
 
 
 def _lost(drop: Mapping[int, Collection[int]], blocks: int, clients: int) -> dict[int, int]:

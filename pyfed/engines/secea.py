@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pyfed.checks import expect_int, expect_key
+from pyfed.engines.callbacks import RoundCallback, expect_callbacks, round_ended
 from pyfed.engines.secea_arguments import expect_entities, expect_list, expect_setups
 from pyfed.engines.simulation import lost_from, simulate
 from pyfed.errors import ArgumentError, DecodeError, DtypeError, PyfedError, ThresholdError
@@ -40,6 +41,7 @@ def simulate_secea(
     round: int = 0,
     identities: Sequence[Identity] | None = None,
     setups: Mapping[int, Setup] | None = None,
+    callbacks: Iterable[RoundCallback] = (),
 ) -> EmbeddingResult:
     """Run one round of SecEA, after a setup if there is none for these entities.
 
@@ -54,6 +56,7 @@ def simulate_secea(
         setups: ``setups`` of an earlier result, which are left as they are. A client whose
             entities have changed moves to a new epoch; when one of them is not in the union, all
             clients set up again.
+        callbacks: told of the round when it is over; see :mod:`pyfed.engines.callbacks`.
 
     Returns:
         The result; ``.traffic`` counts the setup as phase ``"setup"``.
@@ -79,6 +82,7 @@ def simulate_secea(
     """
     if not isinstance(protocol, SecEA):
         raise DtypeError(f"simulate_secea: protocol is {type(protocol).__name__}; pass a SecEA")
+    told = expect_callbacks("simulate_secea", callbacks)
     if key is not None:
         expect_key("simulate_secea", key)
     count = protocol.parameters.clients
@@ -106,7 +110,7 @@ def simulate_secea(
     try:
         play.run(inputs, lost, traffic, seconds)
         done = [i for i in range(count) if play.clients[i].phase == "done"]
-        return EmbeddingResult(
+        result = EmbeddingResult(
             clients={i: play.clients[i].result for i in done},
             failed=play.failed,
             included=play.server.included,
@@ -121,6 +125,18 @@ def simulate_secea(
         )
     finally:
         play.close()
+    round_ended(
+        told,
+        protocol.name,
+        round,
+        result.traffic,
+        clients=count,
+        included=sorted(result.included),
+        failed=sorted(result.failed),
+        union_size=result.union_size,
+        seconds=result.seconds,
+    )
+    return result
 
 
 def _moved(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pyfed.checks import expect_int, expect_key, expect_one_device
+from pyfed.engines.callbacks import RoundCallback, expect_callbacks, round_ended
 from pyfed.errors import ArgumentError, DtypeError
 from pyfed.keys import Key
 from pyfed.secagg.identity import Identity
@@ -28,6 +29,7 @@ def simulate(
     key: Key | None = None,
     round: int = 0,
     identities: Sequence[Identity] | None = None,
+    callbacks: Iterable[RoundCallback] = (),
 ) -> Any:
     """Run one round with all its clients and the server in this process.
 
@@ -46,6 +48,7 @@ def simulate(
         key: makes the round repeatable, in tests; None takes fresh keys from the operating system.
         round: number of the round.
         identities: under a malicious server the private key of each client for signatures.
+        callbacks: told of the round when it is over; see :mod:`pyfed.engines.callbacks`.
 
     Returns:
         The RoundResult (of SecEA an EmbeddingResult), with ``.traffic`` {(role, phase): bytes
@@ -70,10 +73,13 @@ def simulate(
         raise DtypeError(
             f"simulate: protocol is {kind}; it must be a LightSecAgg, SwiftAgg, SecAggPlus or SecEA"
         )
+    told = expect_callbacks("simulate", callbacks)
     if protocol.name == "SecEA":
         from pyfed.engines.secea import simulate_secea
 
-        return simulate_secea(protocol, updates, weights, drop, key, round, identities)
+        return simulate_secea(
+            protocol, updates, weights, drop, key, round, identities, callbacks=told
+        )
     count = protocol.parameters.clients
     updates = _one_each("updates", updates, count)
     for index, update in enumerate(updates):
@@ -89,9 +95,21 @@ def simulate(
     lost = lost_from(drop or {}, protocol)
     run = _Round(protocol, round, key, device, identities)
     try:
-        return run.play(updates, weights, lost)
+        result = run.play(updates, weights, lost)
     finally:
         run.close()
+    round_ended(
+        told,
+        protocol.name,
+        round,
+        result.traffic,
+        clients=count,
+        included=sorted(result.included),
+        total_weight=result.total_weight,
+        wrong=list(result.wrong),
+        seconds=result.seconds,
+    )
+    return result
 
 
 def _one_each(name: str, values: Any, clients: int) -> list[Any]:

@@ -59,7 +59,17 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'pyfed.secagg' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as absent:
+        package = str(absent.name).split(".")[0]
+        if package not in ("cryptography", "msgpack"):
+            raise
+        raise ModuleNotFoundError(
+            f"pyfed.secagg needs {package}, which is not installed; install the extra: "
+            "pip install 'pyfed-kernels[secagg]'",
+            name=absent.name,
+        ) from absent
     globals()[name] = value
     return value
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pyfed.errors import ProtocolError
 from pyfed.keys import Key, hkdf_sha256, length_prefixed
+from pyfed.secagg.digests import fingerprint
 from pyfed.secagg.session import SEALING, SEGMENT
 
 NONCE = 12
@@ -103,13 +102,12 @@ def open_segment(key: Key, sealed: bytes | memoryview, associated: bytes) -> byt
 
 
 def synthetic_nonce(nonces: Key, data: bytes | memoryview, associated: bytes) -> bytes:
-    """96 bits of HMAC-SHA256(nonces, associated data ‖ SHA-256(data)).
+    """96 bits of :func:`fingerprint` of the data, bound to the associated data.
 
-    Two different plaintexts under one key have different nonces but for a chance of 2^-96, even
+    Two different plaintexts under one key have different nonces but for a chance of 2^-95, even
     when a client that lost its memory seals again; the same plaintext gives the same bytes.
     """
-    bound = associated + hashlib.sha256(data).digest()
-    return hmac.digest(nonces.reveal(), bound, hashlib.sha256)[:NONCE]
+    return fingerprint(nonces, data, associated)[:NONCE]
 
 
 def seal(key: Key, nonces: Key, data: bytes | memoryview, label: Label) -> tuple[bytes, ...]:

@@ -6,7 +6,8 @@ from abc import abstractmethod
 
 import torch
 
-from pyfed.checks import check, expect_int, expect_key
+from pyfed.checks import check, expect_device, expect_int, expect_key
+from pyfed.errors import ArgumentError
 from pyfed.keys import Key
 from pyfed.secagg.channel import ChannelKey, Peers
 from pyfed.secagg.common import Hello, Roster
@@ -22,6 +23,10 @@ from pyfed.secagg.wire import Message
 
 class Client(Releasing):
     """One client in one round: ``start`` gives its first message, ``handle`` each next one.
+
+    Where the protocol is :attr:`~pyfed.secagg.protocol.Protocol.offline`, ``enter`` gives the first
+    message before there is an update, so that keys and shares are exchanged meanwhile; ``provide``
+    hands the update over before the Inbox is handled.
 
     A message that is refused raises ProtocolError and changes nothing, with one exception: a
     second, different set of survivors closes the round, since answering both would uncover
@@ -59,6 +64,7 @@ class Client(Releasing):
         self._channel: ChannelKey | None = ChannelKey(channel)
         channel.wipe()
         self._started = False
+        self._provided = False
         self._peers: Peers | None = None
         self._members: tuple[int, ...] = ()
 
@@ -76,13 +82,81 @@ class Client(Releasing):
             ProtocolError: the client has started already.
         """
         self._expect_fresh()
-        flat = self._protocol.expect_update(update)
-        self._take(flat, self._protocol.fixed.check_weight(weight))
-        self._home = str(flat.device)
+        self._hand_over(update, weight, overwrite=False)
         return self._entered()
 
-    def _take(self, flat: torch.Tensor, weight: int) -> None:
-        """Encode an update and keep it; raises ArgumentError where it holds a bad value."""
+    @one_at_a_time
+    def enter(self, device: torch.device | str = "cpu") -> list[Message]:
+        """Enter the round before the update is known; :meth:`provide` hands it over.
+
+        The round goes on without it as far as the shares. A client that enters and is then given
+        an update sends the same bytes as one that starts with it.
+
+        Args:
+            device: where masks are made as long as there is no update.
+
+        Raises:
+            DtypeError, ArgumentError: ``device`` is none, or the protocol's clients deal the update
+                itself, so that they cannot enter without it.
+            ProtocolError: the client has started already.
+
+        Example:
+            >>> import torch, pyfed
+            >>> from pyfed.secagg import LightSecAgg
+            >>> fixed = pyfed.FixedPoint(clip=1.0, bits=16, clients=3)
+            >>> protocol = LightSecAgg(clients=3, privacy=1, dropouts=0, length=2, fixed=fixed)
+            >>> client = protocol.client(0, round=1)
+            >>> [message.kind for message in client.enter()]
+            ['Hello']
+            >>> client.provide(torch.tensor([0.5, -0.25]))  # any time before the Inbox comes
+            >>> client.close()
+        """
+        if not self._protocol.offline:
+            raise ArgumentError(
+                f"{self._protocol.name}: its clients deal the update itself, so they cannot enter "
+                "a round before it is known; call start with the update"
+            )
+        self._expect_fresh()
+        self._home = str(expect_device(self._protocol.name, device))
+        return self._entered()
+
+    @one_at_a_time
+    def provide(self, update: torch.Tensor, weight: int = 1, overwrite: bool = False) -> None:
+        """Hand over the update of a client that has entered, once.
+
+        Args:
+            update: as :meth:`start` takes it.
+            weight: as :meth:`start` takes it.
+            overwrite: whether the client may keep the update in the memory that it is given in,
+                and overwrite it; for float32 this saves a copy.
+
+        Raises:
+            DtypeError, ArgumentError: an argument is wrong; ``provide`` may be called again.
+            ProtocolError: the client has not entered, or has an update already.
+        """
+        if self._phase == "closed":
+            raise self._refusal("the round is closed")
+        if not self._started:
+            raise self._refusal("provide comes after enter, which has not been called")
+        if self._provided:
+            raise self._refusal("there is an update; a client serves one update in one round")
+        self._hand_over(update, weight, overwrite)
+
+    def _hand_over(self, update: torch.Tensor, weight: int, overwrite: bool) -> None:
+        """Check, encode and keep the one update of the round."""
+        flat = self._protocol.expect_update(update)
+        self._take(flat, self._protocol.fixed.check_weight(weight), overwrite)
+        self._home = str(flat.device)
+        self._provided = True
+
+    def _take(self, flat: torch.Tensor, weight: int, overwrite: bool) -> None:
+        """Encode an update and keep it; raises ArgumentError where it holds a bad value.
+
+        Args:
+            flat: the update, as it is given.
+            weight: of the update.
+            overwrite: whether ``flat`` may become the client's own; what is encoded is not kept.
+        """
         rounding = self._root.derive("rounding")
         try:
             length = self._parameters.length
@@ -126,6 +200,8 @@ class Client(Releasing):
         if not self._started:
             raise self._refusal("start has not been called")
         self._check_envelope(message, source)
+        if self._protocol.offline and not self._provided and message.kind == "Inbox":
+            raise self._refusal("Inbox came before the update; call provide first")
         answers: list[Message] = getattr(self, f"_on_{message.kind.lower()}")(message)
         return self._sent(answers)
 

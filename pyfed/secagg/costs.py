@@ -103,7 +103,7 @@ def _envelope(p: Parameters) -> int:
     hello = Hello(
         protocol=p.protocol, session=bytes(32), round=0, sender=0, recipient=SERVER, channel_key=b""
     )
-    return len(hello.to_bytes()) + 4
+    return len(hello.to_bytes()) + 2
 
 
 def _sent(p: Parameters) -> int:

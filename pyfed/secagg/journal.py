@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -44,20 +45,20 @@ class FileJournal:
             raise ArgumentError(f"FileJournal: there is no folder {self._path.parent}")
         with self._path.open("a+b") as file:
             self._locked(file)
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)  # the name of a new file is safe once its directory is
-        finally:
-            os.close(directory)
 
-    def _locked(self, file: BinaryIO) -> None:
-        """Lock the file until it is closed, take in what it holds, and drop a line cut short."""
+    def _locked(self, file: BinaryIO | FileIO) -> int:
+        """Lock the file until it is closed, take in what it holds, and drop a line cut short.
+
+        Returns:
+            Bytes of whole lines in the file.
+        """
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         data = file.read()
         cut = self._read(data)
         if cut:
             file.truncate(len(data) - cut)
+        return len(data) - cut
 
     def _read(self, data: bytes) -> int:
         """Take in the whole lines of the file; gives the length of a line that was cut short."""
@@ -78,15 +79,32 @@ class FileJournal:
         """
         if not self._path.exists():
             raise ProtocolError(f"the journal {self._path} is gone, and what was released with it")
-        with self._path.open("a+b") as file:
-            self._locked(file)  # another process may have recorded since
+        with self._path.open("a+b", buffering=0) as file:
+            known = self._locked(file)  # another process may have recorded since
             if kind in self._entries:
                 if self._entries[kind] != digest:
                     raise ProtocolError(
                         f"the journal {self._path} already has another {kind}: this round is burnt"
                     )
                 return
-            file.write(f"{kind} {digest.hex()}\n".encode("ascii"))
-            file.flush()
-            os.fsync(file.fileno())
+            if not known:  # the name of a new file is safe once its directory is
+                synchronise(self._path.parent)
+            line = f"{kind} {digest.hex()}\n".encode("ascii")
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(f"the journal {self._path} took a part of its line")
+                os.fsync(file.fileno())
+            except BaseException:
+                # Else a second attempt would find the line, and take it for safe.
+                file.truncate(known)
+                raise
         self._entries[kind] = digest
+
+
+def synchronise(folder: Path) -> None:
+    """Return when the names in a folder are safe on the disk."""
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -72,6 +72,7 @@ class LightSecAgg(Protocol):
     """
 
     name = NAME
+    offline = True
 
     def __init__(
         self,

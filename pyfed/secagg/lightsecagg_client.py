@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, ClassVar
 
 import torch
@@ -10,17 +9,17 @@ import torch
 from pyfed.ops.field import field_sum
 from pyfed.ops.random import random_residues
 from pyfed.secagg.channel import Peers
-from pyfed.secagg.client import Client
 from pyfed.secagg.lightsecagg import LightSecAgg
+from pyfed.secagg.masking_client import MaskingClient
 from pyfed.secagg.messages import Answer, Inbox, Message, Share, Survivors, Upload
-from pyfed.secagg.party import pack_words
+from pyfed.secagg.party import pack_words, place_for
 from pyfed.secagg.session import SERVER, survivors_digest
 from pyfed.secagg.wire import Box, all_residues
 
 USE = "share"
 
 
-class LightSecAggClient(Client):
+class LightSecAggClient(MaskingClient):
     """One client of LightSecAgg in one round; see :class:`pyfed.secagg.client.Client`."""
 
     _EXPECTED: ClassVar = {
@@ -33,28 +32,19 @@ class LightSecAggClient(Client):
     }
     _protocol: LightSecAgg
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Row 0: the encoded update and the weight. Row 1: the mask. int32 (2, width), over WIDE
-        # behind the axis of planes.
-        self._pair = torch.empty(0, dtype=torch.int32)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        # Its own share of its mask, while there are no others: int32 (1, columns).
+        self._own = torch.empty(0, dtype=torch.int32)
         # Row d: the share that dealer d sent here. int32 (clients, columns); over WIDE a row holds
         # both planes, one after the other.
         self._held = torch.empty(0, dtype=torch.int32)
         self._dealers: tuple[int, ...] = ()
         self._complaints: tuple[int, ...] = ()
 
-    def _keep(self, encoded: torch.Tensor, weight: int) -> None:
-        p = self._parameters
-        shape = (*p.lead, 2, p.width)
-        self._pair = torch.zeros(shape, dtype=torch.int32, device=encoded.device)
-        self._pair[..., 0, :-1] = encoded
-        residues = torch.tensor([weight % plane.modulus for plane in p.field.planes])
-        self._pair[..., 0, -1] = residues.view(p.lead)
-
     def _wipe(self) -> None:
         super()._wipe()
-        self._pair.zero_()
+        self._own.zero_()
         self._held.zero_()
 
     def _deal(self, peers: Peers) -> list[Message]:
@@ -66,22 +56,18 @@ class LightSecAggClient(Client):
         shares = self._dealt_shares()
         try:
             boxes = tuple((i, peers.seal(i, USE, "Share", _raw(shares[i]))) for i in peers.numbers)
-            own = shares[self._number].clone()
+            self._own = shares[self._number : self._number + 1].clone()
         finally:
             shares.zero_()
-        self._held = shares
-        self._held[self._number] = own
-        own.zero_()
         return boxes
 
     def _dealt_shares(self) -> torch.Tensor:
-        """Draw the mask, keep it in row 1 of the pair, and encode it: as ``_held`` is."""
-        field, device = self._protocol.fixed.field, self._pair.device
+        """Shares of the mask, which is drawn again for the upload: as ``_held`` is."""
+        field, device = self._protocol.fixed.field, self._home
         mask_key, padding = self._root.derive("mask"), self._root.derive("padding")
         mask = torch.empty(0, dtype=torch.int32)
         try:
             mask = random_residues(mask_key, self._parameters.width, field, device=device)
-            self._pair[..., 1, :] = mask
             shares = self._protocol.code.encode(mask, padding)
         finally:
             mask.zero_()
@@ -93,7 +79,8 @@ class LightSecAggClient(Client):
             there.zero_()
         if self._parameters.lead:
             planes = shares  # (2, clients, columns)
-            shares = planes.transpose(0, 1).flatten(1)
+            rows = planes.transpose(0, 1)  # copied in any case, also where a view would do
+            shares = rows.clone(memory_format=torch.contiguous_format).flatten(1)
             planes.zero_()
         return shares
 
@@ -109,9 +96,12 @@ class LightSecAggClient(Client):
         if senders != tuple(d for d in dealers if d != self._number):
             raise self._refusal("Inbox must hold a box from every other dealer", SERVER)
         complaints = self._opened(message)
-        masked = pack_words(field_sum(self._pair, self._protocol.fixed.field))
+        mask_key = self._root.derive("mask")
+        try:
+            masked = self._masked([mask_key], [1])
+        finally:
+            mask_key.wipe()
         upload = self._upload(message, masked, complaints)
-        self._record("upload", hashlib.sha256(masked).digest())
         self._dealers, self._complaints = dealers, complaints
         self._uploaded()
         self._phase = "upload"
@@ -119,8 +109,9 @@ class LightSecAggClient(Client):
 
     def _uploaded(self) -> None:
         """Overwrite what served the upload, once it is recorded; the shares of others stay."""
-        Client._wipe(self)
-        self._pair.zero_()
+        MaskingClient._wipe(self)
+        self._own.zero_()
+        self._own = torch.empty(0, dtype=torch.int32)
 
     def _upload(self, inbox: Inbox, masked: bytes, complaints: tuple[int, ...]) -> Upload:
         """The message that answers an Inbox; the boxes are open."""
@@ -130,6 +121,10 @@ class LightSecAggClient(Client):
         """Open every box into its row; gives the dealers whose box is bad. May be run again."""
         assert self._peers is not None
         bad = []
+        self._held.zero_()  # of an attempt whose journal failed
+        shape = (self._parameters.clients, self._own.shape[1])
+        self._held = place_for(shape, torch.device("cpu"))
+        self._held[self._number] = self._own
         for dealer, box in message.boxes:
             row = self._held[dealer]
             good = self._peers.open_into(dealer, USE, "Share", box, _raw(row))

@@ -21,7 +21,7 @@ from pyfed.secagg.messages import (
     Survivors,
     Upload,
 )
-from pyfed.secagg.party import pack_words, unpack_words
+from pyfed.secagg.party import pack_words, place_for, unpack_words
 from pyfed.secagg.result import RoundResult
 from pyfed.secagg.server import Server
 from pyfed.secagg.session import survivors_digest
@@ -65,7 +65,7 @@ class LightSecAggServer(Server):
         self._boxes = {}
         p = self._parameters
         shape = (*p.lead, p.clients, p.width)
-        self._uploads = torch.zeros(shape, dtype=torch.int32, device=self._device)
+        self._uploads = place_for(shape, self._device)
         self._next(dealers)
         return [
             Inbox(
@@ -106,8 +106,8 @@ class LightSecAggServer(Server):
         if len(survivors) < self._parameters.enough:
             by = sorted(excluded & self._came)
             self._too_few(survivors, f", of whom complaints excluded {by}" if by else "")
-        for lost in self._expected - set(survivors):
-            self._uploads[..., lost, :].zero_()  # what was excluded goes with its mask
+        for lost in set(range(self._parameters.clients)) - set(survivors):
+            self._uploads[..., lost, :].zero_()  # nothing came, or it goes with its mask
         shape = (*self._parameters.lead, self._parameters.clients, self._parameters.columns)
         self._answers = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._settle(survivors)

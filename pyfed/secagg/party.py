@@ -25,19 +25,34 @@ Self = TypeVar("Self", bound="Party")
 def one_at_a_time(
     method: Callable[Concatenate[Self, P], R],
 ) -> Callable[Concatenate[Self, P], R]:
-    """Let one thread at a time into a party, so that its checks and its steps belong together."""
+    """Let one thread at a time into a party, so that its checks and its steps belong together.
+
+    What a party makes can be overwritten, also where the caller is in inference mode.
+    """
 
     @wraps(method)
     def locked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._lock:
+        with self._lock, torch.inference_mode(False):
             return method(self, *args, **kwargs)
 
     return locked
 
 
-def pack_words(residues: torch.Tensor) -> bytes:
-    """int32 residues of any shape as little-endian 32-bit words, in order."""
-    return residues.cpu().numpy().astype("<i4", copy=False).tobytes()
+def pack_words(*residues: torch.Tensor) -> bytes:
+    """int32 residues of any shape as little-endian 32-bit words, in order, behind one another."""
+    arrays = (np.ascontiguousarray(tensor.cpu().numpy(), dtype="<i4") for tensor in residues)
+    return b"".join(array.data for array in arrays)
+
+
+def place_for(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """int32 memory for what comes, all zero.
+
+    On a CPU it is numpy's, which has its zeros from the system and asks for large pages: without
+    them the first copy of a long vector takes five times as long.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=torch.int32, device=device)
+    return torch.from_numpy(np.zeros(shape, dtype=np.int32))
 
 
 def unpack_words(words: bytes, out: torch.Tensor) -> None:
@@ -90,6 +105,11 @@ class Party:
         return self._result
 
     @property
+    def round(self) -> int:
+        """The number of the round."""
+        return self._round
+
+    @property
     def phase(self) -> str:
         """One of the protocol's phases; ``done`` or ``closed`` at the end."""
         return self._phase
@@ -100,7 +120,7 @@ class Party:
         return self._outbox
 
     @one_at_a_time
-    def save(self, key: Key) -> bytes:
+    def save(self, key: Key, outbox: bool = True) -> bytes:
         """Everything that this party knows, encrypted, for ``protocol.resume``.
 
         Save before the messages of a step are sent: what was never sent may be made again, and
@@ -109,13 +129,16 @@ class Party:
 
         Args:
             key: AES-256-GCM under a key derived from it; it may serve many rounds and parties.
+            outbox: whether the last messages go with it. Without them the bytes are fewer, and a
+                party that is resumed has an empty :attr:`outbox` and repeats no answer: where a
+                message that was lost loses the party anyway.
 
         Raises:
             DtypeError: ``key`` is no Key.
         """
         from pyfed.secagg.snapshot import saved
 
-        return saved(self, key)
+        return saved(self, key, outbox)
 
     def _rejoin(self) -> None:
         """What is left to do when the attributes are those of a saved state; clients add to it."""

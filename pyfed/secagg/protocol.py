@@ -30,10 +30,13 @@ class Protocol(ABC):
         name: of the protocol, as messages carry it.
         parameters: the numbers that all parties agree on.
         fixed: how updates become residues.
+        offline: whether clients can enter a round, and share what it needs, before their update
+            is known.
         identities: under a malicious server, the pinned public key of every client; else empty.
     """
 
     name: ClassVar[str]
+    offline: ClassVar[bool] = False
     parameters: Parameters
     fixed: Encoding
     identities: tuple[bytes, ...]

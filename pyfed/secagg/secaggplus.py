@@ -75,6 +75,7 @@ class SecAggPlus(Protocol):
     """
 
     name = NAME
+    offline = True
     parameters: SecAggPlusParameters
 
     def __init__(

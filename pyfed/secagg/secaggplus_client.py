@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
-from pyfed.fixed import FixedPoint
 from pyfed.keys import Key
-from pyfed.ops.pairwise import add_masks_
-from pyfed.ops.upload import quantize_mask
 from pyfed.secagg.channel import ChannelKey, Peers
-from pyfed.secagg.client import Client
 from pyfed.secagg.common import Roster
 from pyfed.secagg.graph import neighbours
 from pyfed.secagg.identity import is_signed
+from pyfed.secagg.masking_client import MaskingClient
 from pyfed.secagg.party import pack_words
 from pyfed.secagg.secaggplus import SecAggPlus
 from pyfed.secagg.secaggplus_messages import (
@@ -38,7 +34,7 @@ from pyfed.secagg.wire import Box, Message, all_below
 USE = "share"
 
 
-class SecAggPlusClient(Client):
+class SecAggPlusClient(MaskingClient):
     """One client in one round; see :class:`pyfed.secagg.client.Client`.
 
     From the Inbox on the session hash covers the dealers, so that all have the same view of who
@@ -63,10 +59,6 @@ class SecAggPlusClient(Client):
         private = self._root.derive("pairwise")
         self._masking: ChannelKey | None = ChannelKey(private)
         private.wipe()
-        # The update, to which the masks are added, and a place for the weight: (width,). Floats,
-        # float32, are rounded and masked in one pass; other updates are encoded before, int32.
-        self._values = torch.empty(0, dtype=torch.int32)
-        self._weight = 0
         # Row i: the shares that the i-th neighbour sent here. int32 (neighbours, columns).
         self._held = torch.empty(0, dtype=torch.int32)
         self._neighbours: tuple[int, ...] = ()
@@ -79,22 +71,8 @@ class SecAggPlusClient(Client):
         assert self._masking is not None
         return super()._public_keys() + self._masking.public
 
-    def _take(self, flat: torch.Tensor, weight: int) -> None:
-        if isinstance(self._protocol.fixed, FixedPoint) and _all_finite(flat):
-            self._keep(flat, weight)
-        else:
-            super()._take(flat, weight)  # which tells what is wrong with floats
-
-    def _keep(self, encoded: torch.Tensor, weight: int) -> None:
-        dtype = torch.float32 if encoded.is_floating_point() else torch.int32
-        self._values = torch.zeros(encoded.numel() + 1, dtype=dtype, device=encoded.device)
-        self._values[:-1] = encoded
-        self._weight = weight
-
     def _wipe(self) -> None:
         super()._wipe()
-        self._values.zero_()
-        self._weight = 0
         self._masking = None
         self._forget()
 
@@ -172,10 +150,8 @@ class SecAggPlusClient(Client):
         self._held.zero_()  # of an attempt whose journal failed
         self._held = torch.zeros(len(self._neighbours), self._parameters.columns).int()
         complaints = self._opened(message)
-        masked = self._masked(sharing)
-        self._record("upload", hashlib.sha256(masked).digest())
-        self._values.zero_()
-        self._weight = 0
+        masked = self._masked_among(sharing)
+        self._forget_update()
         self._dealers, self._complaints = dealers, complaints
         self._session = settled_session(self._session, dealers)
         self._root.wipe()
@@ -199,39 +175,17 @@ class SecAggPlusClient(Client):
                 bad.append(dealer)
         return tuple(bad)
 
-    def _masked(self, sharing: list[int]) -> bytes:
+    def _masked_among(self, sharing: list[int]) -> bytes:
         """The update with the own mask and those of every neighbour that dealt, bad box or not.
 
         A mask that depended on the box would let a malicious server cut edges of the graph.
         """
         own = self._root.derive("self")
         keys = [own, *(self._pair_keys[peer] for peer in sharing)]
-        signs = [1, *(mask_sign(self._number, peer) for peer in sharing)]
         try:
-            masked = self._sum_with(keys, signs)
+            return self._masked(keys, [1, *(mask_sign(self._number, peer) for peer in sharing)])
         finally:
             own.wipe()
-        # The place behind the update was 0, and now holds its mask alone.
-        masked[-1] = (int(masked[-1]) + self._weight) % self._parameters.field.modulus
-        return pack_words(masked)
-
-    def _sum_with(self, keys: list[Key], signs: list[int]) -> torch.Tensor:
-        """The encoded update plus signed masks, int32 (width,); it may be asked for again."""
-        field, fixed = self._parameters.field, self._protocol.fixed
-        if not (isinstance(fixed, FixedPoint) and self._values.is_floating_point()):
-            masked = self._values.clone()
-            try:
-                return add_masks_(masked, keys, signs, field)
-            except BaseException:
-                masked.zero_()
-                raise
-        rounding = self._root.derive("rounding")
-        try:
-            return quantize_mask(
-                self._values, fixed.scale, fixed.clip, field, keys, signs, rounding, self._weight
-            )
-        finally:
-            rounding.wipe()
 
     def _on_alive(self, message: Alive) -> list[Message]:
         """Alive → [Commit, or] Unmask, for the first set of survivors and only for it."""
@@ -287,11 +241,6 @@ class SecAggPlusClient(Client):
                 pairs=tuple(pairs),
             )
         ]
-
-
-def _all_finite(values: torch.Tensor) -> bool:
-    """In one pass: both ends of what holds a NaN are NaN."""
-    return values.numel() == 0 or bool(torch.stack(torch.aminmax(values)).isfinite().all())
 
 
 def _raw(row: torch.Tensor) -> memoryview:

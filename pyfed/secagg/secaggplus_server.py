@@ -16,7 +16,7 @@ from pyfed.secagg.channel import ChannelKey
 from pyfed.secagg.common import Result
 from pyfed.secagg.graph import neighbourhoods
 from pyfed.secagg.identity import is_signed
-from pyfed.secagg.party import pack_words, unpack_words
+from pyfed.secagg.party import pack_words, place_for, unpack_words
 from pyfed.secagg.result import RoundResult
 from pyfed.secagg.secaggplus import SecAggPlus
 from pyfed.secagg.secaggplus_messages import (
@@ -102,7 +102,7 @@ class SecAggPlusServer(Server):
             for client in dealers
         ]
         shape = (self._parameters.clients, self._parameters.width)
-        self._uploads = torch.zeros(shape, dtype=torch.int32, device=self._device)
+        self._uploads = place_for(shape, self._device)
         self._dealers, self._boxes = dealers, {}
         self._session = settled_session(self._session, dealers)
         self._next(dealers)
@@ -156,8 +156,8 @@ class SecAggPlusServer(Server):
             by = sorted(self._came - set(survivors))
             why = f", of whom {by} dealt badly or lack holders of their shares" if by else ""
             self._too_few(survivors, why)
-        for lost in self._came - set(survivors):
-            self._uploads[lost].zero_()  # what was left out goes with its mask
+        for lost in set(range(self._parameters.clients)) - set(survivors):
+            self._uploads[lost].zero_()  # nothing came, or it goes with its mask
         shape = (len(self._graph[self._dealers[0]]), SECRET_WORDS)
         self._rows = {dealer: torch.zeros(shape, dtype=torch.int32) for dealer in self._dealers}
         self._given = {dealer: [] for dealer in self._dealers}

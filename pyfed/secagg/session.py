@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
+from pyfed.errors import ArgumentError
 from pyfed.fields import Field
 
 VERSION = 1
@@ -20,6 +22,9 @@ SERVER = -1
 
 WORD = 4
 """Bytes of a packed residue."""
+
+LONG = 2**16
+"""Bytes from which on they are packed without copies."""
 
 SEGMENT = 2**28
 """The most plaintext bytes under one nonce."""
@@ -43,6 +48,31 @@ def canonical(value: object) -> bytes:
     """The one msgpack encoding of a value: shortest integers, float64, bytes apart from str."""
     packed: bytes = msgpack.packb(value, use_bin_type=True, use_single_float=False)
     return packed
+
+
+def canonical_parts(value: object) -> list[bytes]:
+    """Parts that make up ``canonical(value)``; long bytes are one each, and are not copied."""
+    if isinstance(value, bytes) and len(value) >= LONG:
+        if len(value) >= 2**32:
+            raise ArgumentError(f"{len(value)} bytes in one piece are more than msgpack can hold")
+        return [b"\xc6" + struct.pack(">I", len(value)), value]  # bin 32
+    if not (isinstance(value, tuple | list) and _holds_long(value)):
+        return [canonical(value)]
+    parts = [msgpack.Packer().pack_array_header(len(value))]
+    for member in value:
+        parts += canonical_parts(member)
+    return parts
+
+
+def _holds_long(values: tuple[Any, ...] | list[Any]) -> bool:
+    """Whether there are long bytes in an array."""
+    for member in values:
+        if isinstance(member, bytes):
+            if len(member) >= LONG:
+                return True
+        elif isinstance(member, tuple | list) and _holds_long(member):
+            return True
+    return False
 
 
 @dataclass(frozen=True)

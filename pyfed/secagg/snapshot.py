@@ -17,8 +17,9 @@ from pyfed.errors import ArgumentError, DtypeError, ProtocolError
 from pyfed.keys import Key
 from pyfed.secagg.channel import NONCE, ChannelKey, Peers, open_segment, seal_segment
 from pyfed.secagg.journal import Journal
+from pyfed.secagg.releasing import Releasing
 from pyfed.secagg.result import RoundResult
-from pyfed.secagg.session import SEALING, SEGMENT, SERVER, Member, Parameters, canonical
+from pyfed.secagg.session import SEALING, SEGMENT, SERVER, Member, Parameters, canonical_parts
 from pyfed.secagg.wire import Message
 
 if TYPE_CHECKING:
@@ -34,21 +35,25 @@ _PLAIN = (type(None), bool, int, float, str, bytes)
 _GROUPS: dict[type, str] = {tuple: "tuple", list: "list", set: "set", frozenset: "frozenset"}
 
 
-def saved(party: Party, key: Key) -> bytes:
+def saved(party: Party, key: Key, outbox: bool) -> bytes:
     """Every attribute of a party but those that are given again: header ‖ sealed segments."""
     expect_key("save", key)
     state = {n: v for n, v in vars(party).items() if n not in party._FIXED}
-    plain = canonical(_packed(state))
-    pieces = [plain[at : at + SEGMENT] for at in range(0, len(plain), SEGMENT)]
+    if not outbox:
+        state |= {name: () for name in ("_outbox", "_answered") if name in state}
+    plain = b"".join(canonical_parts(_packed(state)))
+    view = memoryview(plain)
+    pieces = [view[at : at + SEGMENT] for at in range(0, len(view), SEGMENT)]
     digest = party._parameters.digest()
     head = MAGIC + _HEAD.pack(party._number, party._round, digest, len(pieces))
     sealing = key.derive("state")
     try:
         # One key seals many states, each under fresh random nonces.
-        return head + b"".join(
+        segments = [
             seal_segment(sealing, os.urandom(NONCE), piece, head + struct.pack("<I", number))
             for number, piece in enumerate(pieces)
-        )
+        ]
+        return b"".join((head, *segments))
     finally:
         sealing.wipe()
 
@@ -74,19 +79,34 @@ def resumed(
         raise ArgumentError("resume: journal and identity are a client's; this is a server's state")
     if number == SERVER:
         party = protocol.server(round_, deadlines=deadlines, clock=clock)
-    else:
-        scratch = Key.generate()
-        party = protocol.client(number, round_, scratch, journal, identity)
-        scratch.wipe()
-        party._wipe()
+    else:  # without the keys that a new client makes
+        party = object.__new__(protocol._client_type())
+        Releasing.__init__(party, protocol, number, round_, journal, identity)
     values = _restored(msgpack.unpackb(plain, use_list=True), protocol)
-    wanted = {n for n in vars(party) if n not in party._FIXED}
-    if set(values) != wanted:
+    if set(values) != _kept_names(protocol, number, identity):
         raise ProtocolError("resume: the state is of another version")
     for name, value in values.items():
         setattr(party, name, value)
     party._rejoin()
     return party
+
+
+_NAMES: dict[type[Party], frozenset[str]] = {}
+"""Type of a party → the attributes that its state holds."""
+
+
+def _kept_names(protocol: Protocol, number: int, identity: Identity | None) -> frozenset[str]:
+    """The attributes that the state of a party holds, as one that is made anew has them."""
+    kind = protocol._server_type() if number == SERVER else protocol._client_type()
+    if kind not in _NAMES:
+        party: Party
+        if number == SERVER:
+            party = protocol.server(0)
+        else:
+            party = protocol.client(number, 0, identity=identity)
+            party.close()
+        _NAMES[kind] = frozenset(name for name in vars(party) if name not in party._FIXED)
+    return _NAMES[kind]
 
 
 def _opened(parameters: Parameters, state: bytes, key: Key) -> tuple[int, int, bytes]:

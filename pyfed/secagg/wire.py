@@ -1,9 +1,9 @@
 """What every message carries, its bytes, and the checks that bytes must pass.
 
 Bytes are a canonical msgpack array [version, protocol, type, session, round, sender, recipient,
-signature, …body] followed by its SHA-256. That digest finds damage in transit, not forgery:
-forgery is held off by the authenticated connection, the boxes and the session hash. Residues are
-packed as little-endian 32-bit words.
+signature, …body] followed by a checksum. It finds damage in transit, not forgery: forgery is held
+off by the authenticated connection, the boxes and the session hash. Residues are packed as
+little-endian 32-bit words.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 
 from pyfed.errors import DtypeError, ProtocolError
 from pyfed.fields import Field
+from pyfed.secagg.digests import CHECKSUM, checksum
 from pyfed.secagg.packing import expect_few_objects, kind_name
-from pyfed.secagg.session import SERVER, SIGNATURE, VERSION, WORD, Parameters, canonical
+from pyfed.secagg.session import SERVER, SIGNATURE, VERSION, WORD, Parameters, canonical_parts
 
-DIGEST = 32
-HEADER = 768
-"""Bytes: more than the header, the digest and the small fields of any message take."""
+HEADER = 736
+"""Bytes: more than the header, the checksum and the small fields of any message take."""
 
 Box = tuple[bytes, ...]
 """Sealed segments, each nonce ‖ ciphertext ‖ tag."""
@@ -68,18 +68,22 @@ class Message:
     def _body(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in _body_names(type(self)))
 
-    def _packed(self, signature: bytes) -> bytes:
+    def _parts(self, signature: bytes) -> list[bytes]:
+        """What packs this message, with that signature, in parts behind one another."""
         head = (self.version, self.protocol, self.kind, self.session, self.round)
-        return canonical((*head, self.sender, self.recipient, signature, *self._body()))
+        return canonical_parts((*head, self.sender, self.recipient, signature, *self._body()))
 
     def signed_part(self) -> bytes:
         """What a signature covers: "pyfed/v1/sign" ‖ SHA-256 of the bytes without signature."""
-        return b"pyfed/v1/sign" + hashlib.sha256(self._packed(b"")).digest()
+        whole = hashlib.sha256()
+        for part in self._parts(b""):
+            whole.update(part)
+        return b"pyfed/v1/sign" + whole.digest()
 
     def to_bytes(self) -> bytes:
         """The bytes of this message."""
-        packed = self._packed(self.signature)
-        return packed + hashlib.sha256(packed).digest()
+        parts = self._parts(self.signature)
+        return b"".join((*parts, checksum(*parts)))
 
     @staticmethod
     def from_bytes(data: bytes, parameters: Parameters) -> Message:
@@ -100,15 +104,22 @@ class Message:
         view = memoryview(data)
         kinds = kinds_of(parameters)
         most = max(kind.largest(parameters) for kind in kinds.values())
-        if not DIGEST < len(view) <= most:
-            raise ProtocolError(f"a message has {len(view)} bytes; it must have {DIGEST} to {most}")
-        packed = view[:-DIGEST]
-        if hashlib.sha256(packed).digest() != view[-DIGEST:]:
-            raise ProtocolError("a message was damaged: its digest does not match its content")
+        if not CHECKSUM < len(view) <= most:
+            wanted = f"{CHECKSUM + 1} to {most}"
+            raise ProtocolError(f"a message has {len(view)} bytes; it must have {wanted}")
+        data = data if isinstance(data, bytes) else bytes(view)
+        packed = memoryview(data)[:-CHECKSUM]
+        if checksum(packed) != view[-CHECKSUM:]:
+            raise ProtocolError("a message was damaged: its checksum does not match its content")
         message = _unpacked(packed, kinds, parameters)
         message.check(parameters)
         # One message has one encoding, so that equal bytes and equal messages are the same thing.
-        if message._packed(message.signature) != packed:
+        at = 0
+        for part in message._parts(message.signature):
+            if not data.startswith(part, at):
+                raise ProtocolError("a message is not in canonical form", sender=message.sender)
+            at += len(part)
+        if at != len(packed):
             raise ProtocolError("a message is not in canonical form", sender=message.sender)
         return message
 
@@ -209,7 +220,7 @@ def _unpacked(
     kind = kinds.get(name := kind_name(packed))
     if kind is None:
         raise ProtocolError(f"a message has type {name!r}; it must be one of {sorted(kinds)}")
-    if len(packed) + DIGEST > kind.largest(parameters):
+    if len(packed) + CHECKSUM > kind.largest(parameters):
         raise ProtocolError(f"{kind.kind}: {len(packed)} bytes are more than such a message has")
     expect_few_objects(packed, parameters.objects)
     try:

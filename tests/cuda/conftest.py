@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +111,7 @@ class Emulator:
         self.library.emulated_launcher.restype = ctypes.c_void_p
         self.library.emulated_set_wgmma.restype = ctypes.c_bool
         self.device = 0
+        self.on_hopper = False  # whether products on matrix units are by Hopper's instruction
         self.matrix_units = False  # whether products of 16 rows or more run on them
         self.room: torch.Tensor | None = None  # what the last encoding or product was given
 
@@ -121,6 +122,11 @@ class Emulator:
     @property
     def current_device(self) -> int:
         return int(self.library.emulated_device().contents.value)
+
+    def use_hopper(self, wanted: bool) -> None:
+        """Have products on matrix units by Hopper's instruction, or by the older one."""
+        self.on_hopper = wanted
+        self.library.emulated_set_wgmma(wanted)
 
     def launcher(self, name: str, types: list[Any]) -> Any:
         address = self.library.emulated_launcher(name.encode())
@@ -181,8 +187,8 @@ class Emulator:
             yield
 
 
-def compile_library(folder: Path, flags: tuple[str, ...]) -> Path:
-    """Build the emulated kernels as a shared library."""
+def compile_library(folder: Path, flags: tuple[str, ...]) -> None:
+    """Build the emulated kernels as a shared library, emulated.so."""
     sources = [*sorted(CSRC.glob("*.cu")), HERE / "emulated.cpp"]
 
     def built(source: Path) -> str:
@@ -193,15 +199,15 @@ def compile_library(folder: Path, flags: tuple[str, ...]) -> Path:
 
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(built, sources))
-    library = folder / "emulated.so"
-    subprocess.run(["g++", *flags, "-shared", *objects, "-o", str(library)], check=True)
-    return library
+    library = str(folder / "emulated.so")
+    subprocess.run(["g++", *flags, "-shared", *objects, "-o", library], check=True)
 
 
 @pytest.fixture(scope="session")
-def emulated_library(tmp_path_factory: pytest.TempPathFactory) -> Emulator:
+def emulated_library(once: Callable[[str, Callable[[Path], object]], Path]) -> Emulator:
     flags = SANITIZE if SANITIZED else ()
-    return Emulator(compile_library(tmp_path_factory.mktemp("emulated"), flags))
+    folder = once("emulated", lambda folder: compile_library(folder, flags))
+    return Emulator(folder / "emulated.so")
 
 
 @pytest.fixture
@@ -210,6 +216,33 @@ def emulated(emulated_library: Emulator) -> Iterator[Emulator]:
     ctypes.memset(ctypes.addressof(emulated_library.control), 0, ctypes.sizeof(Control))
     emulated_library.device = 0
     emulated_library.matrix_units = False
-    emulated_library.library.emulated_set_wgmma(False)
+    emulated_library.use_hopper(False)
     yield emulated_library
     assert emulated_library.current_device == 0, "a launcher did not give the device back"
+
+
+def on_matrix_units(emulated: Emulator, hopper: bool) -> Iterator[Emulator]:
+    """The emulator with matrix units; their room holds nothing afterwards."""
+    emulated.matrix_units = True
+    emulated.use_hopper(hopper)
+    yield emulated
+    assert emulated.room is not None, "no product ran on the matrix units"
+    assert not emulated.room.any(), "digits are left in the room"
+
+
+@pytest.fixture
+def mma(emulated: Emulator) -> Iterator[Emulator]:
+    """The emulator with matrix units since sm_80."""
+    yield from on_matrix_units(emulated, hopper=False)
+
+
+@pytest.fixture
+def hopper(emulated: Emulator) -> Iterator[Emulator]:
+    """The emulator with the matrix units of sm_90a."""
+    yield from on_matrix_units(emulated, hopper=True)
+
+
+@pytest.fixture(params=[False, True], ids=["mma", "wgmma"])
+def units(emulated: Emulator, request: pytest.FixtureRequest) -> Iterator[Emulator]:
+    """The emulator with matrix units, the ones and the others."""
+    yield from on_matrix_units(emulated, request.param)

@@ -3,6 +3,7 @@
 // that the threads of a warp run together. Shared memory is allocated block by block, filled with
 // rubbish before, and looked at after.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstddef>
@@ -38,7 +39,7 @@ namespace pyfed {
 namespace emulate {
 
 constexpr int kDevices = 2;
-constexpr size_t kStack = 128 << 10;
+constexpr size_t kStack = (128 << 10) + 320;  // ends that do not fall into the same cache lines
 constexpr unsigned char kRubbish = 0xa5;
 
 // What a test sets and reads.
@@ -67,9 +68,27 @@ struct Fragments {
   uint32_t a[2][4], b[2][2];
 };
 
+// Where a fiber, or who runs it, goes on. A context is entered once alone: to change it takes two
+// system calls, and to jump takes none. AddressSanitizer knows contexts, but no such jumps.
+struct Place {
+  ucontext_t context;
+  jmp_buf jump;
+  bool entered = false;
+};
+
+#ifdef __SANITIZE_ADDRESS__
+inline void leave(Place& from, Place& to) { swapcontext(&from.context, &to.context); }
+#else
+__attribute__((noinline)) inline void leave(Place& from, Place& to) {
+  if (_setjmp(from.jump)) return;
+  if (std::exchange(to.entered, true)) _longjmp(to.jump, 1);
+  setcontext(&to.context);
+}
+#endif
+
 struct Block {
-  ucontext_t home;
-  std::vector<ucontext_t> fibers;
+  Place home;
+  std::vector<Place> fibers;
   std::vector<State> states;
   std::vector<Fragments> fragments;
   std::vector<char> stacks;
@@ -116,7 +135,7 @@ namespace emulate {
 
 inline void wait_in(State state) {
   block.states[block.current] = state;
-  swapcontext(&block.fibers[block.current], &block.home);
+  leave(block.fibers[block.current], block.home);
 }
 
 // mma.sync.m16n8k32 with unsigned bytes in a and signed ones in b: each thread brings its words,
@@ -153,13 +172,31 @@ inline void __syncthreads() { pyfed::emulate::wait_in(pyfed::emulate::kWaiting);
 namespace pyfed {
 namespace emulate {
 
+// Runs the thread of one block, then that of the next.
 inline void fiber() {
-  try {
-    block.body();
-  } catch (...) {  // an exception cannot leave a fiber
-    block.error = std::current_exception();
+  for (;;) {
+    try {
+      block.body();
+    } catch (...) {  // an exception cannot leave a fiber
+      block.error = std::current_exception();
+    }
+    wait_in(kDone);
   }
-  block.states[block.current] = kDone;
+}
+
+// Starts the fibers of threads whose last block did not come to its end.
+inline void start_fibers(int threads) {
+  block.home.entered = true;
+  for (int t = 0; t < threads; ++t) {
+    if (block.states[t] == kDone) continue;
+    ucontext_t& context = block.fibers[t].context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = block.stacks.data() + t * kStack;
+    context.uc_stack.ss_size = kStack;
+    context.uc_link = nullptr;
+    makecontext(&context, fiber, 0);
+    block.fibers[t].entered = false;
+  }
 }
 
 // Lets the threads go on of each warp that waits for none but its own, or of one warpgroup, so that
@@ -183,14 +220,8 @@ inline bool release(int threads, int together, State state) {
 
 // Runs all threads to their next barrier, again and again, until they are done.
 inline void run_block(int threads) {
-  for (int t = 0; t < threads; ++t) {
-    block.states[t] = kReady;
-    getcontext(&block.fibers[t]);
-    block.fibers[t].uc_stack.ss_sp = block.stacks.data() + t * kStack;
-    block.fibers[t].uc_stack.ss_size = kStack;
-    block.fibers[t].uc_link = &block.home;
-    makecontext(&block.fibers[t], fiber, 0);
-  }
+  start_fibers(threads);
+  block.states.assign(size_t(threads), kReady);
   for (int done = 0; done == 0;) {
     do {
       for (int i = 0; i < threads; ++i) {
@@ -198,7 +229,7 @@ inline void run_block(int threads) {
         if (block.states[t] != kReady) continue;
         block.current = t;
         threadIdx.x = unsigned(t);
-        swapcontext(&block.home, &block.fibers[t]);
+        leave(block.home, block.fibers[t]);
         if (block.error) std::rethrow_exception(std::exchange(block.error, nullptr));
       }
     } while (release(threads, kWarp, kWaitingForWarp) ||
@@ -215,10 +246,13 @@ inline void run_block(int threads) {
 
 inline void run(int64_t blocks, int threads, std::function<void()> body) {
   block.body = std::move(body);
-  block.fibers.resize(size_t(threads));
   block.states.resize(size_t(threads));
   block.fragments.assign(size_t(threads), Fragments());
-  block.stacks.resize(size_t(threads) * kStack);
+  if (block.fibers.size() < size_t(threads)) {
+    block.fibers.resize(size_t(threads));
+    block.stacks.resize(size_t(threads) * kStack);
+    block.states.assign(size_t(threads), kReady);  // the stacks may have moved
+  }
   ++control.launches;
   ++block.number;
   std::free(block.shared);  // of a block that ended with an exception

@@ -6,7 +6,8 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -36,15 +37,27 @@ Builds = dict[tuple[str, str], list[Kernel]]
 """Kernels by source file and architecture."""
 
 
-def cuobjdump(*arguments: str) -> str:
-    """The disassembler's answer: the toolkit's, or that of the one in the triton package."""
+def cuobjdump(target: Path, *arguments: str) -> None:
+    """Keep the disassembler's answer: the toolkit's, or that of the one in the triton package."""
     program = shutil.which("cuobjdump")
     if program is None:
         spec = find_spec("triton")
         assert spec is not None, "neither the toolkit's cuobjdump nor triton is installed"
         program = str(Path(str(spec.origin)).parent / "backends/nvidia/bin/cuobjdump")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout
+    with target.open("w") as file:
+        subprocess.run([program, *arguments, str(native._C.__file__)], stdout=file, check=True)
+
+
+def disassemble(folder: Path) -> None:
+    """Write what the kernels of each architecture use, and their instructions: half a minute."""
+
+    def written(architecture: str) -> None:
+        for option in ("-res-usage", "-sass"):
+            arguments = (option, "-arch", f"sm_{architecture}")
+            cuobjdump(folder / f"{architecture}{option}", *arguments)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(written, ARCHITECTURES))
 
 
 def by_function(dump: str, mark: str) -> Iterator[tuple[str, str, str]]:
@@ -57,14 +70,18 @@ def by_function(dump: str, mark: str) -> Iterator[tuple[str, str, str]]:
 
 
 @pytest.fixture(scope="module")
-def builds() -> Builds:
-    file = str(native._C.__file__)
+def builds(once: Callable[[str, Callable[[Path], object]], Path]) -> Builds:
+    folder = once("sass", disassemble)
+
+    def dumped(option: str) -> str:
+        return "".join((folder / f"{a}{option}").read_text() for a in ARCHITECTURES)
+
     usage = {}
-    for architecture, name, text in by_function(cuobjdump("-res-usage", file), " Function "):
+    for architecture, name, text in by_function(dumped("-res-usage"), " Function "):
         found = re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", text.split("\n", 1)[0])
         usage[architecture, name] = {key: int(value) for key, value in found}
     kernels = defaultdict(list)
-    for architecture, name, text in by_function(cuobjdump("-sass", file), "\t\tFunction : "):
+    for architecture, name, text in by_function(dumped("-sass"), "\t\tFunction : "):
         source = re.search(r"_GLOBAL__N__[0-9a-f]+_\d+_(\w+)_cu_[0-9a-f]{8}", name)
         assert source is not None, name
         kernel = Kernel(name, usage.pop((architecture, name)), text)

@@ -118,7 +118,7 @@ def test_products_of_digits(
 def test_products_of_digits_on_hopper(
     emulated: Any, launched: list[str], shape: tuple[int, ...]
 ) -> None:
-    emulated.library.emulated_set_wgmma(True)
+    emulated.use_hopper(True)
     products_of_digits(emulated, launched, SOLINAS31, shape)
 
 

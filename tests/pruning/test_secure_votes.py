@@ -134,8 +134,8 @@ def cheated(clients: int, length: int, added: int, votes: float) -> RoundResult:
         run.send(phase)
         run.collect()
         run.close()
-    pair = run.clients[0]._pair
-    pair[0, 0] = (int(pair[0, 0]) + added) % lanes.field.modulus
+    values = run.clients[0]._values
+    values[0] = (int(values[0]) + added) % lanes.field.modulus
     run.send("upload")
     run.collect()
     run.close()

@@ -1,13 +1,12 @@
 """Damaged, forged and misplaced messages: mutations of bytes, and of what the bytes stand for.
 
-A mutation of raw bytes mostly meets the digest behind a message, so most mutations here make the
-digest right again: of edited bytes, of edited fields, and of encodings that no encoder gives.
+A mutation of raw bytes mostly meets the checksum behind a message, so most mutations here make it
+right again: of edited bytes, of edited fields, and of encodings that no encoder gives.
 Everything follows from a seed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -16,28 +15,23 @@ from typing import Any
 import msgpack
 
 from pyfed.secagg.session import canonical
+from secagg.checksums import CHECKSUM, checked
 
-DIGEST = 32
 BOUNDS = (0, 1, -1, 2, 5, 2**7, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1, -(2**63))
 LEADS = (0x90, 0xC0, 0xC1, 0xC4, 0xC6, 0xCA, 0xCF, 0xD9, 0xDC, 0xDD, 0xDF, 0xFF)
 CLAIMS = (b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9")
 Path = tuple[int, ...]
 
 
-def sealed(content: bytes) -> bytes:
-    """Content with the digest that a message needs."""
-    return content + hashlib.sha256(content).digest()
-
-
 def tree(data: bytes) -> list[Any]:
     """The fields of a message, as lists that may be changed."""
-    fields = msgpack.unpackb(data[:-DIGEST], use_list=True)
+    fields = msgpack.unpackb(data[:-CHECKSUM], use_list=True)
     assert isinstance(fields, list)
     return fields
 
 
 def from_tree(fields: Any) -> bytes:
-    return sealed(canonical(fields))
+    return checked(canonical(fields))
 
 
 def edited(rng: random.Random, content: bytes) -> bytes:
@@ -180,10 +174,10 @@ def loose(rng: random.Random, value: Any) -> bytes:
 
 def claiming(rng: random.Random, data: bytes) -> bytes:
     """A size of up to 4 GiB or 2^32 entries, claimed somewhere in a message."""
-    content = data[:-DIGEST]
+    content = data[:-CHECKSUM]
     at = rng.randrange(len(content))
     size = rng.choice((2**32 - 1, 2**31, 2**24, 10**6))
-    return sealed(content[:at] + rng.choice(CLAIMS) + struct.pack(">I", size) + content[at:])
+    return checked(content[:at] + rng.choice(CLAIMS) + struct.pack(">I", size) + content[at:])
 
 
 def readdressed(rng: random.Random, data: bytes, clients: int) -> bytes:
@@ -225,8 +219,8 @@ class Fuzzer:
         makers: tuple[Callable[[], bytes], ...] = (
             lambda: edited(rng, data),
             lambda: data[: rng.randrange(len(data))],
-            lambda: sealed(edited(rng, data[:-DIGEST])),
-            lambda: sealed(data[: rng.randrange(len(data) - DIGEST)]),
+            lambda: checked(edited(rng, data[:-CHECKSUM])),
+            lambda: checked(data[: rng.randrange(len(data) - CHECKSUM)]),
             lambda: restructured(rng, data, self.pool, self.modulus),
             lambda: restructured(rng, data, self.pool, self.modulus),
             lambda: restructured(rng, data, self.pool, self.modulus),
@@ -235,7 +229,7 @@ class Fuzzer:
             lambda: readdressed(rng, rng.choice(self.pool), self.clients),
             lambda: rng.choice(self.pool),
             lambda: rng.choice(self.pool),
-            lambda: sealed(loose(rng, tree(data))),
+            lambda: checked(loose(rng, tree(data))),
             lambda: claiming(rng, data),
         )
         while True:

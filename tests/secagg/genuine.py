@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import msgpack
@@ -11,6 +10,7 @@ import pytest
 from pyfed.errors import ProtocolError
 from pyfed.secagg import Message
 from pyfed.secagg.wire import kinds_of
+from secagg.checksums import CHECKSUM, checked
 from secagg.rounds import one_of_each, protocol
 
 PARAMETERS = protocol().parameters
@@ -20,13 +20,12 @@ EVERY = pytest.mark.parametrize("kind", GENUINE)
 
 
 def sealed(values: Any) -> bytes:
-    """Any msgpack value with the digest that a message needs."""
-    packed = msgpack.packb(values)
-    return packed + hashlib.sha256(packed).digest()
+    """Any msgpack value with the checksum that a message needs."""
+    return checked(msgpack.packb(values))
 
 
 def unsealed(message: Message) -> list[Any]:
-    return msgpack.unpackb(message.to_bytes()[:-32])
+    return msgpack.unpackb(message.to_bytes()[:-CHECKSUM])
 
 
 def expect_refused(data: bytes) -> None:

@@ -205,15 +205,25 @@ def test_a_client_answers_one_coin_only_after_a_crash_too(tmp_path: Path) -> Non
     assert burnt.phase == "closed"
 
 
-def test_pads_are_overwritten_when_they_have_served() -> None:
+def test_pads_are_overwritten_when_they_have_served(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Round(checked())
     inbox = inboxes(run)[1]
     client = run.clients[1]
     assert isinstance(client, DealerCheckClient)
-    wide, p = client._held, run.agreed.parameters
-    assert wide.shape == (7, p.columns + 3)
+    own, p = client._own, run.agreed.parameters
+    assert own.shape == (1, p.columns + 3)
+    opened = []
+
+    def spy(self: DealerCheckClient) -> None:
+        opened.append(self._held)
+        uploaded(self)
+
+    uploaded = DealerCheckClient._uploaded
+    monkeypatch.setattr(DealerCheckClient, "_uploaded", spy)
     client.handle(inbox, -1)
-    assert not wide.any()
+    (wide,) = opened
+    assert wide.shape == (7, p.columns + 3)
+    assert not wide.any() and not own.any()
     assert client._held.shape == (7, p.columns) and client._held.any()
 
 

@@ -11,7 +11,8 @@ import pytest
 from pyfed.errors import ProtocolError
 from pyfed.secagg import Message
 from pyfed.secagg.session import Parameters
-from secagg.fuzz import CLAIMS, claiming, from_tree, sealed, tree
+from secagg.checksums import CHECKSUM, checked
+from secagg.fuzz import CLAIMS, claiming, from_tree, tree
 from secagg.journeys import Scene, letters
 from secagg.scenes import EVERY, lightsecagg
 
@@ -43,8 +44,8 @@ def large() -> tuple[Parameters, list[bytes]]:
 def with_body(data: bytes, body: bytes) -> bytes:
     """A message whose last field is replaced by raw bytes of msgpack."""
     fields = tree(data)
-    packed = from_tree([*fields[:-1], None])[:-32]
-    return sealed(packed[:-1] + body)
+    packed = from_tree([*fields[:-1], None])[:-CHECKSUM]
+    return checked(packed[:-1] + body)
 
 
 def test_a_small_kind_of_message_may_not_be_large() -> None:

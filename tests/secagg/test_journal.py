@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import threading
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from pyfed import Key
 from pyfed.errors import ArgumentError, ProtocolError
 from pyfed.secagg import FileJournal, Message
+from pyfed.secagg.digests import fingerprint
 from pyfed.secagg.messages import Survivors, Upload
 from pyfed.secagg.session import survivors_digest
 from secagg.rounds import Round, client_secret, protocol, replaced, state
@@ -40,16 +40,17 @@ def test_entries_are_made_before_the_messages_are_released() -> None:
     run.close()
     assert spy.entries == [("roster", run.clients[2]._session)]
     spy.fail = True
-    before = state(run.clients[2]._pair)
+    before = state(run.clients[2]._values)
     with pytest.raises(OSError, match="disk is full"):
         run.clients[2].handle(run.downwards[2], -1)
     assert run.clients[2].phase == "share"
-    assert state(run.clients[2]._pair) == before
+    assert state(run.clients[2]._values) == before
     spy.fail = False
     run.send("upload")
     upload = run.upwards[2]
     assert isinstance(upload, Upload)
-    assert spy.entries[1:] == [("upload", hashlib.sha256(upload.masked).digest())]
+    own = Key(client_secret(2)).derive("journal")
+    assert spy.entries[1:] == [("upload", fingerprint(own, upload.masked))]
     run.collect()
     run.close()
     spy.fail = True
@@ -113,12 +114,12 @@ def test_a_conflict_with_the_journal_wipes_the_client(tmp_path: Path) -> None:
     run.collect()
     run.close()
     client = run.clients[2]
-    pair = client._pair
-    assert pair.any()
+    values = client._values
+    assert values.any()
     with pytest.raises(ProtocolError, match="burnt"):
         client.handle(run.downwards[2], -1)
     assert client.phase == "closed"
-    assert not pair.any()
+    assert not values.any()
 
 
 def test_the_file_keeps_entries_and_drops_a_line_that_was_cut_short(tmp_path: Path) -> None:
@@ -154,11 +155,12 @@ def test_an_entry_is_on_disk_before_record_returns(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)
+    FileJournal(path)  # a name without an entry may be lost
     journal = FileJournal(path)
     journal.record("upload", bytes(32))
     line = b"upload " + b"00" * 32 + b"\n"
     assert synchronised == [b"", line]  # the directory, which has the new name; then the file
-    journal.record("answer", bytes(32))
+    FileJournal(path).record("answer", bytes(32))
     assert len(synchronised) == 3
 
 
@@ -225,3 +227,40 @@ def test_a_file_with_two_entries_of_a_kind_or_no_text_is_refused(tmp_path: Path)
     (tmp_path / "noise").write_bytes(b"\xff\xfe\n")
     with pytest.raises(ProtocolError, match="is damaged"):
         FileJournal(tmp_path / "noise")
+
+
+def test_an_entry_that_was_not_made_safe_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a second attempt, in this process or the next, would take it for safe."""
+    path, fsync, calls = tmp_path / "journal", os.fsync, list[int]()
+    journal = FileJournal(path)
+    journal.record("roster", bytes(32))
+
+    def broken(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError("input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="input/output"):
+        journal.record("upload", b"1" * 32)
+    assert path.read_bytes().count(b"\n") == 1
+    journal.record("upload", b"1" * 32)
+    assert len(calls) == 2 and path.read_bytes().count(b"\n") == 2
+
+
+def test_a_name_behind_which_only_a_cut_line_stands_is_made_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, fsync, seen = tmp_path / "journal", os.fsync, list[bytes]()
+
+    def watched(descriptor: int) -> None:
+        seen.append(path.read_bytes())
+        fsync(descriptor)
+
+    path.write_bytes(b"roster 12")
+    monkeypatch.setattr(os, "fsync", watched)
+    FileJournal(path).record("roster", bytes(32))
+    assert len(seen) == 2  # the folder, then the file

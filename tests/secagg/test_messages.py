@@ -11,6 +11,7 @@ import msgpack
 from pyfed.secagg import Message
 from pyfed.secagg.messages import Answer, Hello, Inbox, Result, Roster, Share, Survivors, Upload
 from pyfed.secagg.session import survivors_digest
+from secagg.checksums import CHECKSUM, checked
 from secagg.genuine import EVERY, GENUINE, KINDS, PARAMETERS, expect_refused, sealed, unsealed
 
 
@@ -154,11 +155,11 @@ def test_contents_out_of_range_are_refused() -> None:
 
 
 def test_a_second_encoding_of_a_message_is_refused() -> None:
-    packed = GENUINE["Survivors"].to_bytes()[:-32]
+    packed = GENUINE["Survivors"].to_bytes()[:-CHECKSUM]
     assert packed[1] == 1  # the version, in one byte
     longer = packed[:1] + b"\xcc\x01" + packed[2:]
     assert msgpack.unpackb(longer) == msgpack.unpackb(packed)
-    expect_refused(longer + hashlib.sha256(longer).digest())
+    expect_refused(checked(longer))
 
 
 def test_hello_and_survivors_are_small() -> None:

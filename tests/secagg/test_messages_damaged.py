@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import random
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from pyfed.errors import ProtocolError
 from pyfed.secagg import Message
 from pyfed.secagg.messages import Share
+from secagg.checksums import CHECKSUM, checked
 from secagg.genuine import EVERY, GENUINE, PARAMETERS, expect_refused, sealed, unsealed
 
 
@@ -35,10 +36,10 @@ def test_every_truncation_and_extension_is_noticed(kind: str) -> None:
 
 @EVERY
 def test_well_sealed_truncations_and_trailing_bytes_are_refused(kind: str) -> None:
-    packed = GENUINE[kind].to_bytes()[:-32]
+    packed = GENUINE[kind].to_bytes()[:-CHECKSUM]
     cut = [packed[:size] for size in range(len(packed))]
     for content in (*cut, packed + b"\0", packed + packed):
-        expect_refused(content + hashlib.sha256(content).digest())
+        expect_refused(checked(content))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_well_sealed_truncations_and_trailing_bytes_are_refused(kind: str) -> No
     ],
 )
 def test_claims_about_size_are_not_believed(content: bytes) -> None:
-    expect_refused(content + hashlib.sha256(content).digest())
+    expect_refused(checked(content))
 
 
 def test_a_message_larger_than_its_type_can_be_is_refused() -> None:
@@ -100,11 +101,11 @@ def mutated(rng: random.Random, packed: bytes) -> bytes:
 def fuzz(count: int, seed: int) -> int:
     """How many of so many damaged messages with a right digest are still messages."""
     rng = random.Random(seed)
-    originals = [message.to_bytes()[:-32] for message in GENUINE.values()]
+    originals = [message.to_bytes()[:-CHECKSUM] for message in GENUINE.values()]
     accepted = 0
     for _ in range(count):
         content = mutated(rng, rng.choice(originals))
-        data = content + hashlib.sha256(content).digest()
+        data = checked(content)
         try:
             message = Message.from_bytes(data, PARAMETERS)
         except ProtocolError:
@@ -124,3 +125,11 @@ def test_damaged_messages_are_refused_or_are_messages() -> None:
 def test_many_damaged_messages_are_refused_or_are_messages() -> None:
     accepted = fuzz(120_000, seed=2)
     assert 0 < accepted < 60_000
+
+
+def test_integers_in_another_form_of_the_same_length_are_refused() -> None:
+    data = dataclasses.replace(GENUINE["Hello"], round=300).to_bytes()[:-CHECKSUM]
+    assert data.count(b"\xcd\x01\x2c") == 1
+    Message.from_bytes(checked(data), PARAMETERS)
+    with pytest.raises(ProtocolError, match="canonical form"):
+        Message.from_bytes(checked(data.replace(b"\xcd\x01\x2c", b"\xd1\x01\x2c")), PARAMETERS)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import pytest
 
+from pyfed import Key
 from pyfed.errors import ProtocolError
 from pyfed.secagg import secaggplus
 from pyfed.secagg.common import Quorum
+from pyfed.secagg.digests import fingerprint
 from pyfed.secagg.secaggplus_client import SecAggPlusClient
 from pyfed.secagg.secaggplus_messages import settled_session
 from pyfed.secagg.session import SERVER
@@ -19,6 +19,7 @@ from secagg.journeys import Journey, Ledger
 from secagg.plus_oracle import Plus, revealed
 from secagg.plus_rounds import EVERYBODY, WITHOUT, alive, scene, uploaded
 from secagg.rounds import refuse, replaced
+from secagg.scenes import round_key
 
 
 @pytest.mark.parametrize("first", [EVERYBODY, WITHOUT])
@@ -203,7 +204,8 @@ def test_what_is_released_is_in_the_journal() -> None:
     journey = Journey(scene(6, 1, 2), journals=journals).run()
     upload = sent_by(journey, 3, "Upload").masked
     assert set(journals[3].entries) == {"roster", "upload", "answer"}
-    assert journals[3].entries["upload"] == hashlib.sha256(upload).digest()
+    own = Key(round_key(3, 0, 0)).derive("journal")
+    assert journals[3].entries["upload"] == fingerprint(own, upload)
 
 
 def test_secrets_are_overwritten_as_soon_as_they_have_served(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import msgpack
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from pyfed import MERSENNE31, FixedPoint
 from pyfed.lanes import VoteLanes
 from pyfed.secagg import LightSecAgg
-from pyfed.secagg.session import Member
+from pyfed.secagg.session import LONG, Member, canonical, canonical_parts
 from secagg.rounds import Round, refuse
 
 # Written down before encodings other than fixed point existed: clients of then and now must agree.
@@ -72,3 +73,16 @@ def test_a_client_of_floats_refuses_the_roster_of_a_session_of_votes() -> None:
         each.close()
     refuse(run.clients[0], other.downwards[0], -1, "other parameters")
     refuse(other.clients[0], run.downwards[0], -1, "other parameters")
+
+
+def test_parts_of_long_values_are_the_one_encoding_behind_one_another() -> None:
+    long, short = bytes(LONG), bytes(LONG - 1)
+    values: list[Any] = [
+        *(long, short, [], (), [[]], "text", 2**63, None),
+        *((1, "a", long), (1, short, (short,)), [[(0, (long, short)), (1, (long,))], b"", -1]),
+        tuple((i, (long if i % 2 else short,)) for i in range(20)),  # more than 15 members
+        (Member(1, b"k" * 32, b""), long + b"x"),
+    ]
+    for value in values:
+        assert b"".join(canonical_parts(value)) == canonical(value)
+    assert sum(part is long for part in canonical_parts((long, [long]))) == 2  # not copied

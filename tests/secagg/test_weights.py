@@ -7,7 +7,7 @@ import torch
 
 from pyfed.errors import DecodeError
 from pyfed.fixed import FixedPoint
-from pyfed.secagg import secaggplus_client
+from pyfed.secagg import masking_client
 from secagg.journeys import Journey, Scene
 from secagg.scenes import lightsecagg, secaggplus, swiftagg
 
@@ -20,7 +20,7 @@ def test_weights_that_no_honest_clients_can_have_are_told(
 ) -> None:
     monkeypatch.setattr(FixedPoint, "check_weight", lambda self, weight: weight)
     # It encodes beforehand, in steps that have no bounds for weights.
-    monkeypatch.setattr(secaggplus_client, "_all_finite", lambda values: False)
+    monkeypatch.setattr(masking_client, "_all_finite", lambda values: False)
     update, _ = scene.inputs[0]
     journey = Journey(scene)
     journey.scene.inputs[0] = (torch.zeros_like(update), 10**6)  # type: ignore[index]

@@ -12,6 +12,7 @@ import oracles
 import pyfed.secagg.channel as channel
 from pyfed import Key
 from pyfed.errors import ArgumentError, ProtocolError
+from pyfed.lanes import VoteLanes
 from pyfed.secagg import simulate
 from secagg.rounds import SECRET, Round, client_secret, derived, protocol, some_updates
 
@@ -74,9 +75,10 @@ def test_masks_shares_and_keys_are_gone_after_the_phase_that_needs_them(
         run.send("share")
     mask, dealt = secrets_of(2, modulus)
     shares = {word for row in dealt for word in row}
-    assert recorder.found(mask) == WIDTH  # the canary is seen while it is needed
-    held = [client._held for client in run.clients]
-    assert held[2][2].tolist() == dealt[2]
+    assert recorder.found(mask) == 0  # it is drawn again for the upload
+    own = [client._own for client in run.clients]
+    assert own[2].tolist() == [dealt[2]]
+    assert recorder.found(set(dealt[2])) == COLUMNS  # the canary is seen while it is needed
     assert recorder.found(shares - set(dealt[2])) == 0  # boxed for the others, and wiped
 
     run.collect()
@@ -85,6 +87,8 @@ def test_masks_shares_and_keys_are_gone_after_the_phase_that_needs_them(
         run.send("upload")
     for client in range(5):
         assert recorder.found(secrets_of(client, modulus)[0]) == 0
+    assert not any(tensor.any() for tensor in own)
+    held = [client._held for client in run.clients]
     received = {word for i in range(5) for word in secrets_of(i, modulus)[1][3]}
     assert recorder.found(received) == 5 * COLUMNS
     given = {client_secret(i) for i in range(5)}  # the test's own copies stay
@@ -163,15 +167,16 @@ def test_closing_in_any_phase_overwrites_everything(phase: str) -> None:
         run = Round(protocol())
         run.play(phase)
         client = run.clients[2]
-        kept = [client._pair, client._held]
+        kept = [client._values, client._own, client._held]
+        assert any(tensor.any() for tensor in kept) == (phase != "recover")  # it has served
         client.close()
-    assert kept[0].numel() == 2 * WIDTH
+    assert sum(tensor.numel() for tensor in kept) >= WIDTH - 1
     assert not any(tensor.any() for tensor in kept)
     assert client._root.reveal() == bytes(32)
     assert recorder.found(secrets_of(2, run.agreed.parameters.field.modulus)[0]) == 0
 
 
-def test_the_encoded_update_is_gone_once_it_is_masked() -> None:
+def test_the_update_is_gone_once_it_is_masked_and_is_never_encoded_without_masks() -> None:
     run = Round(protocol())
     parameters = run.agreed.parameters
     modulus = parameters.field.modulus
@@ -180,6 +185,23 @@ def test_the_encoded_update_is_gone_once_it_is_masked() -> None:
     fixed = run.agreed.fixed
     steps = oracles.quantize(values, fixed.scale, fixed.clip, modulus, rounding)
     encoded = {x * run.weights[2] % modulus for x in steps}
+    with Recorder() as recorder:
+        run.play("share")
+        waiting = run.clients[2]._values
+        assert waiting.tolist() == values
+        run.collect()
+        run.close()
+        run.send("upload")
+    assert recorder.found(encoded) == 0
+    assert not waiting.any()
+
+
+def test_votes_are_gone_once_they_are_masked() -> None:
+    lanes = VoteLanes(clients=5)
+    run = Round(protocol(fixed=lanes, length=40))
+    run.updates = [torch.arange(40) % 3 < 2] * 5
+    run.weights = [1] * 5
+    encoded = set(lanes.encode(run.updates[2], 40).tolist())
     with Recorder() as recorder:
         run.play("share")
         assert recorder.found(encoded) == len(encoded)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +33,38 @@ ON_TENSOR_CORES = {
 }
 
 
+SHARES = {"quarters": {"80": ["0"], "90": ["1"]}, "everything": {"80": [], "90": []}}
+"""By architecture, which launches of a kernel after its first: of four one, not the same ones."""
+
+
 @pytest.fixture(
     scope="module", params=["quarters", pytest.param("everything", marks=pytest.mark.slow)]
 )
-def compiled(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    """What compile_all.py says; in processes of its own, since this one may be interpreting.
+def compiled(
+    request: pytest.FixtureRequest, once: Callable[[str, Callable[[Path], object]], Path]
+) -> list[dict[str, Any]]:
+    """What compile_all.py says; in processes of its own, since this one may be interpreting."""
+    share = SHARES[request.param]
 
-    Of a kernel's launches after its first each architecture gets every fourth, not the same ones.
-    """
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(SCRIPT), arch, *share],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for arch, *share in (
-            (("80", "0"), ("90", "1")) if request.param == "quarters" else (("80",), ("90",))
-        )
-    ]
-    lines = []
-    for process in running:
-        output, errors = process.communicate(timeout=900)
-        assert process.returncode == 0, errors
-        lines += [json.loads(line) for line in output.splitlines()]
-    return lines
+    def compile_all(folder: Path) -> None:
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-W", "ignore", str(SCRIPT), arch, *which],
+                env=environment,
+                stdout=(folder / arch).open("w"),
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for arch, which in share.items()
+        ]
+        for process in running:
+            _, errors = process.communicate(timeout=900)
+            assert process.returncode == 0, errors
+
+    folder = once(f"kernels-{request.param}", compile_all)
+    lines = [line for arch in share for line in (folder / arch).read_text().splitlines()]
+    return [json.loads(line) for line in lines]
 
 
 def test_every_kernel_is_compiled_for_both_architectures(compiled: list[dict[str, Any]]) -> None:

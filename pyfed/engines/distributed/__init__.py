@@ -1,0 +1,65 @@
+"""torch.distributed as an engine: sums of residues, secure sums, masked gradients, shared coding.
+
+Every function here is a collective: all ranks of the group call it, in one order. Wrong arguments
+on one rank raise on every rank, so that none waits for another. Only int32 and int64 travel, as
+gloo and NCCL demand.
+
+Names are resolved on first use: sums of residues need torch alone, and what agrees on keys needs
+the extra ``secagg``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "MaskedGradients": "pyfed.engines.distributed.gradients",
+    "SecureSum": "pyfed.engines.distributed.online",
+    "all_gather": "pyfed.engines.distributed.collectives",
+    "all_reduce": "pyfed.engines.distributed.collectives",
+    "decode_shards": "pyfed.engines.distributed.sharded",
+    "encode_shard": "pyfed.engines.distributed.sharded",
+    "mask_gradients": "pyfed.engines.distributed.hook",
+    "reduce_scatter": "pyfed.engines.distributed.collectives",
+    "secure_sum": "pyfed.engines.distributed.online",
+}
+
+__all__ = [
+    "MaskedGradients",
+    "SecureSum",
+    "all_gather",
+    "all_reduce",
+    "decode_shards",
+    "encode_shard",
+    "mask_gradients",
+    "reduce_scatter",
+    "secure_sum",
+]
+
+if TYPE_CHECKING:
+    from pyfed.engines.distributed.collectives import all_gather, all_reduce, reduce_scatter
+    from pyfed.engines.distributed.gradients import MaskedGradients
+    from pyfed.engines.distributed.hook import mask_gradients
+    from pyfed.engines.distributed.online import SecureSum, secure_sum
+    from pyfed.engines.distributed.sharded import decode_shards, encode_shard
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pyfed.engines.distributed' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as absent:
+        package = str(absent.name).split(".")[0]
+        if package not in ("cryptography", "msgpack"):
+            raise
+        raise ModuleNotFoundError(
+            f"pyfed.engines.distributed.{name} needs {package}, which is not installed; run: "
+            'pip install "pyfed-kernels[secagg]"',
+            name=absent.name,
+        ) from absent
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
