@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 # Workers share the cores: a thread that waits for another by spinning takes the time of a third.
@@ -22,6 +23,11 @@ if not HAS_CUDA:
 
 # cases.py, draws.py, oracles.py and runs.py are shared by the tests, under any import mode.
 sys.path.insert(0, str(Path(__file__).parent))
+
+if not HAS_CUDA and find_spec("triton") is not None:
+    from quick_interpreter import patch_language_once
+
+    patch_language_once()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

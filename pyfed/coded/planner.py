@@ -125,12 +125,12 @@ def plan(
         >>> import torch
         >>> from pyfed.coded import plan
         >>> x = torch.randn(500, 4, generator=torch.Generator().manual_seed(1)).clamp(-2, 2) / 4
-        >>> y = x @ torch.tensor([1.0, -1.0, 0.5, 0.0])
+        >>> y = x @ torch.tensor([1.0, -1.0, 0.5, 0.0]) + 0.1 * x.square().sum(1)
         >>> print(plan(x, y, 2000, [1, 8], delta=1e-5, record_norm=2.0, samples=50_000))
-        delta 1e-05, loss of least squares 0
+        delta 1e-05, loss of least squares 0.0003892
           epsilon     coded noise     ridge     excess      statistics     ridge     excess
-                1           22.11       2.9   3.79e-05           14.92     0.454   5.78e-06
-                8           8.822     0.461   5.22e-06           2.401    0.0107    1.5e-07
+                1           22.11       2.9   3.92e-05           14.92     0.454   5.85e-06
+                8           8.822     0.461   6.07e-06           2.401    0.0107   1.51e-07
     """
     features, labels = expect_records("plan", x, y)
     norm = expect_positive("plan", "record_norm", record_norm)
