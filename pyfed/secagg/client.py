@@ -11,6 +11,7 @@ from pyfed.errors import ArgumentError
 from pyfed.keys import Key
 from pyfed.secagg.channel import ChannelKey, Peers
 from pyfed.secagg.common import Hello, Roster
+from pyfed.secagg.differences import differences
 from pyfed.secagg.identity import Identity
 from pyfed.secagg.journal import Journal
 from pyfed.secagg.party import one_at_a_time
@@ -251,7 +252,8 @@ class Client(Releasing):
         if not isinstance(message, Roster):
             return self._session
         if message.parameters != self._parameters.packed():
-            raise self._refusal("Roster has other parameters than this client", SERVER)
+            told = differences(self._parameters, message.parameters)
+            raise self._refusal(f"Roster has other parameters than this client: {told}", SERVER)
         return self._parameters.session(message.roster, message.nonce)
 
     def _on_roster(self, message: Roster) -> list[Message]:

@@ -74,7 +74,7 @@ def test_what_has_the_most_votes_is_pruned(lost: int | None, tmp_path: Path) -> 
         protocol(), layers=["up", "down"], group="row", stage_timeout=1.0, fraction_evaluate=0.0
     )
     grid = grid_with(tmp_path, loss=loss)
-    result = strategy.start(grid, to_arrays(model()), num_rounds=1, timeout=1.0)  # type: ignore[arg-type]
+    result = strategy.start(grid, to_arrays(model()), timeout=1.0)  # type: ignore[arg-type]
     pruned = to_tensors(result.arrays)
     votes = [votes_of(node) for node in NODES if node != lost]
     for name in SHAPES:
@@ -84,6 +84,13 @@ def test_what_has_the_most_votes_is_pruned(lost: int | None, tmp_path: Path) -> 
     assert torch.equal(pruned["bias"], model()["bias"])
     metrics = dict(result.train_metrics_clientapp[1])
     assert (metrics["clients"], metrics["sparsity"]) == (len(votes), 0.5)
+
+
+def test_there_is_no_second_round() -> None:
+    strategy = FedPrLLMStrategy(protocol(), layers=["up", "down"])
+    for given, more in (((to_arrays(model()), 2), {}), ((to_arrays(model()),), {"num_rounds": 3})):
+        with pytest.raises(ArgumentError, match=r"num_rounds is \d; it must be 1"):
+            strategy.start(None, *given, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

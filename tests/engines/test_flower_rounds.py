@@ -12,7 +12,7 @@ pytest.importorskip("flwr")
 
 from flwr.app import ConfigRecord
 
-from engines.grids import SECRET, FakeGrid, Loss, from_one, grid_of, protocol_of, zeros
+from engines.grids import SECRET, FakeGrid, Loss, app_of, from_one, grid_of, protocol_of, zeros
 from pyfed import Key
 from pyfed.engines.flower import SecureFedAvg
 from pyfed.engines.flower.arrays import flat_floats
@@ -114,6 +114,20 @@ def test_a_client_of_swiftagg_lost_in_any_stage_leaves_the_round_whole(
     loss = lost_from(stage, 13, "silent", max(1, first - 1))
     _, _, results, _ = play("SwiftAgg", tmp_path, loss)
     same(results[0], expected("SwiftAgg", 1, {phase: {2}}))
+
+
+def test_sums_of_swiftagg_climb_a_tree_of_groups(tmp_path: Path) -> None:
+    """The upper groups wait, in their saved states, for sums from below."""
+    clients, weights = 9, [1 + i for i in range(9)]
+    protocol = protocol_of("SwiftAgg", LENGTH, clients)
+    updates = some_updates(clients)
+    apps = {11 + i: app_of(protocol, updates[i], weights[i], tmp_path) for i in range(clients)}
+    strategy = from_one(SecureFedAvg(protocol, stage_timeout=0.01, min_available_nodes=clients))
+    grid: Any = FakeGrid(apps, lambda *_: None)
+    messages = strategy.configure_train(1, zeros(LENGTH), ConfigRecord(), grid)
+    strategy.aggregate_train(1, grid.send_and_receive(messages, timeout=1.0))
+    same(strategy.result, simulate(protocol, updates, weights, {}, Key(SECRET), 1))
+    assert [stage for stage, _ in grid.stages].count("recover") >= 3  # reports, and two levels
 
 
 def test_a_round_costs_the_training_and_one_stage_after_the_first(tmp_path: Path) -> None:

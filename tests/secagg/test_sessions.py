@@ -9,9 +9,11 @@ import msgpack
 import pytest
 
 from pyfed import MERSENNE31, FixedPoint
+from pyfed.errors import ProtocolError
 from pyfed.lanes import VoteLanes
-from pyfed.secagg import LightSecAgg
-from pyfed.secagg.session import LONG, Member, canonical, canonical_parts
+from pyfed.secagg import LightSecAgg, SecAggPlus
+from pyfed.secagg.differences import differences
+from pyfed.secagg.session import LONG, Member, Parameters, canonical, canonical_parts
 from secagg.rounds import Round, refuse
 
 # Written down before encodings other than fixed point existed: clients of then and now must agree.
@@ -59,6 +61,43 @@ def test_no_two_sessions_that_read_residues_differently_have_one_hash() -> None:
     assert parameters.residues == LightSecAgg(5, 1, 1, 11, VoteLanes(5)).parameters.residues
     fields = msgpack.unpackb(parameters.packed(), use_list=False)
     assert fields[-5:] == (10, "votes", 11, 6, 1)
+
+
+def test_what_differs_between_two_sides_is_told_by_name() -> None:
+    def numbers(**changes: Any) -> Parameters:
+        fixed = changes.pop("fixed", FixedPoint(clip=0.5, clients=5))
+        given = {"clients": 5, "privacy": 1, "dropouts": 1, "length": 9} | changes
+        return LightSecAgg(**given, fixed=fixed).parameters  # type: ignore[arg-type]
+
+    own = numbers()
+    for other, told in (
+        (numbers(length=10), "length is 10 there and 9 here"),
+        (numbers(fixed=FixedPoint(clip=1.0, clients=5)), "clip is 1.0 there and 0.5 here"),
+        (numbers(privacy=2), "privacy is 2 there and 1 here, blocks is 2 there and 3 here"),
+        (numbers(fixed=VoteLanes(5)), "the encoding differs, or"),
+        (
+            SecAggPlus(5, 1, 1, 9, FixedPoint(clip=0.5, clients=5)).parameters,
+            "protocol is 'SecAggPlus' there and 'LightSecAgg' here, ",
+        ),
+    ):
+        assert differences(own, other.packed()).startswith(told)
+
+
+def test_hostile_parameters_are_refused_or_cut_short() -> None:
+    own = LightSecAgg(5, 1, 1, 9, FixedPoint(clients=5)).parameters
+    for packed in (
+        b"",
+        b"\x9f",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x81\x01\x02",
+        b"\x91" * 99,
+        b"\xa1\xff",
+    ):
+        with pytest.raises(ProtocolError, match="well-formed"):
+            differences(own, packed)
+    assert len(differences(own, canonical(["x" * 2**20, "\n\x1b[2J"]))) < 400
+    assert "\n" not in differences(own, canonical(["x", "\n\x1b[2J"]))
+    assert differences(own, canonical(7)).startswith("protocol is 7 there")
 
 
 def test_a_client_of_floats_refuses_the_roster_of_a_session_of_votes() -> None:

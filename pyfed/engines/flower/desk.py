@@ -12,6 +12,7 @@ from pyfed.engines.flower.keyfile import key_path, machine_key, own_folder
 from pyfed.engines.flower.letters import LOGGER, RECORD, Letter
 from pyfed.errors import ProtocolError, PyfedError
 from pyfed.secagg.client import Client
+from pyfed.secagg.differences import differences
 from pyfed.secagg.identity import Identity
 from pyfed.secagg.journal import FileJournal
 from pyfed.secagg.protocol import Protocol
@@ -76,6 +77,10 @@ class Desk:
             raise ProtocolError("a letter has more than one Inbox; an update serves one round")
         if letter.enter < 0:
             return
+        own = self._protocol.parameters
+        if letter.protocol != own.packed():
+            told = differences(own, letter.protocol)
+            raise ProtocolError(f"the server's protocol is not that of this node: {told}")
         last = self._record["last"]
         assert isinstance(last, int)
         if letter.enter <= last:
@@ -83,10 +88,9 @@ class Desk:
                 f"this node is to enter round {letter.enter} and has entered round {last}; "
                 "the number of a round only goes up"
             )
-        if not 0 <= self._number(letter) < self._protocol.parameters.clients:
+        if not 0 <= self._number(letter) < own.clients:
             raise ProtocolError(
-                f"this node is to be client {letter.client}; there are "
-                f"{self._protocol.parameters.clients}"
+                f"this node is to be client {letter.client}; there are {own.clients}"
             )
 
     def answers(

@@ -53,6 +53,7 @@ class Letter:
         messages: bytes of protocol messages.
         client: the number of the client it goes to; -1 where it knows its number by itself.
         enter: the round that the client is to enter; -1 for none.
+        protocol: the parameters of a session that is to be entered, packed; else nothing.
         send: what clients send, one of ``SENDS``.
         arrays: name of the ArrayRecord with the model.
         weighted_by: name of the metric that is the weight.
@@ -67,10 +68,11 @@ class Letter:
     arrays: str = "arrays"
     weighted_by: str = "num-examples"
     names: tuple[str, ...] = ()
+    protocol: bytes = b""
 
 
 _FIELDS = {"stage": str, "client": int, "enter": int, "send": str, "arrays": str}
-_FIELDS |= {"weighted_by": str}
+_FIELDS |= {"weighted_by": str, "protocol": bytes}
 
 
 def write(letter: Letter, content: RecordDict) -> None:

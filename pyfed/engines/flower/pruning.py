@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
 
 from pyfed.encoding import Encoding
 from pyfed.engines.flower.arrays import to_arrays, to_tensors
@@ -25,7 +27,7 @@ class FedPrLLMStrategy(SecureFedAvg):
     The clients get the model, score its weights on their own samples, and return for each layer a
     bool array in the shape of its weight, True for a vote to prune; the clients run a
     :class:`SecureAggMod`. What has the most votes in each group becomes 0, and the other arrays
-    stay as they are. Run it with ``num_rounds=1``: another round would prune what is left.
+    stay as they are. It has one round: another would prune what is left.
 
     Source: Guo et al., FedPrLLM, arXiv 2505.13547.
 
@@ -75,6 +77,20 @@ class FedPrLLMStrategy(SecureFedAvg):
         self.names = tuple(layers)
         self.sparsity, self.group, self.ties = sparsity, group, ties
         self._pruned = 0
+
+    def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
+        """Run the round; as ``Strategy.start``, and ``num_rounds`` may be left out.
+
+        Raises:
+            ArgumentError: ``num_rounds`` is not 1.
+        """
+        rounds = args[1] if len(args) > 1 else kwargs.setdefault("num_rounds", 1)
+        if rounds != 1:
+            raise ArgumentError(
+                f"FedPrLLMStrategy: num_rounds is {rounds}; it must be 1, as another round would "
+                "prune what is left"
+            )
+        return super().start(grid, *args, **kwargs)
 
     def _expect_model(self, arrays: ArrayRecord) -> None:
         missing = [name for name in self.names if name not in arrays]

@@ -169,8 +169,11 @@ class SecureRounds:
 
     def _entry(self, stage: str, server: Server | None, node: int) -> Letter:
         """A letter that has a node enter a server's round."""
-        enter = -1 if server is None else server.round
-        return Letter(stage, client=self._numbers.get(node, -1), enter=enter)
+        if server is None:
+            return Letter(stage)
+        packed = self._protocol.parameters.packed()
+        number = self._numbers.get(node, -1)
+        return Letter(stage, client=number, enter=server.round, protocol=packed)
 
     def _exchange(self, grid: Grid, stage: str, outbox: Outbox, riders: Outbox) -> None:
         """Send what waits for each node, of this round and the next, and take the replies."""
