@@ -25,9 +25,9 @@ if not HAS_CUDA:
 sys.path.insert(0, str(Path(__file__).parent))
 
 if not HAS_CUDA and find_spec("triton") is not None:
-    from quick_interpreter import patch_language_once
+    from quick_interpreter import make_quick
 
-    patch_language_once()
+    make_quick()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
