@@ -87,10 +87,10 @@ def flat_floats(
         piece = flat[at : at + _size(wanted)]
         if minus and "float64" in (array.dtype, wanted.dtype):
             piece[:] = (_tensor(name, array) - _tensor(name, wanted)).reshape(-1).numpy()
+        elif minus:
+            np.subtract(_values(name, array), _values(name, wanted), out=piece)
         else:
             piece[:] = _values(name, array)
-            if minus:
-                piece -= _values(name, wanted)
         at += len(piece)
     return torch.from_numpy(flat)
 

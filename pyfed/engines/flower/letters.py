@@ -8,7 +8,7 @@ inside, as ``train.pyfed_keys`` and so on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -73,11 +73,14 @@ class Letter:
 
 _FIELDS = {"stage": str, "client": int, "enter": int, "send": str, "arrays": str}
 _FIELDS |= {"weighted_by": str, "protocol": bytes}
+_DEFAULTS = {field.name: field.default for field in fields(Letter)}
+"""What is not written, which most of a letter is: Flower checks and copies entry by entry."""
 
 
 def write(letter: Letter, content: RecordDict) -> None:
     """Put a letter into a message's content; large messages as int32 arrays, 4 bytes a word."""
-    record: dict[str, Any] = {name: getattr(letter, name) for name in _FIELDS}
+    told = {name: getattr(letter, name) for name in _FIELDS}
+    record: dict[str, Any] = {k: v for k, v in told.items() if v != _DEFAULTS[k]}
     small: list[bytes] = []
     bodies: dict[str, Array] = {}
     for data in letter.messages:
@@ -86,7 +89,7 @@ def write(letter: Letter, content: RecordDict) -> None:
             continue
         shape = (-(-len(data) // 4),)
         bodies[str(len(bodies))] = Array(dtype="int32", shape=shape, stype=STYPE, data=data)
-    record |= {"names": list(letter.names), "small": small}
+    record |= {"small": small} | ({"names": list(letter.names)} if letter.names else {})
     content[RECORD] = ConfigRecord(record)
     if bodies:
         content[BODIES] = ArrayRecord(bodies)
@@ -102,24 +105,24 @@ def take(content: RecordDict) -> Letter | None:
         return None
     record = content.config_records.pop(RECORD)
     arrays = content.array_records.pop(BODIES, ArrayRecord())
-    fields: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for name, kind in _FIELDS.items():
-        value = record.get(name)
+        value = record.get(name, _DEFAULTS[name])
         if type(value) is not kind:
             raise ProtocolError(f"a letter's {name} is {value!r}; it must be {kind.__name__}")
-        fields[name] = value
-    if fields["stage"] not in STAGES:
-        raise ProtocolError(f"a letter's stage is {fields['stage']!r}; it must be one of {STAGES}")
-    if fields["send"] not in SENDS:
-        raise ProtocolError(f"a letter's send is {fields['send']!r}; it must be one of {SENDS}")
-    fields["names"] = tuple(_every("names", record.get("names"), str))
+        given[name] = value
+    if given["stage"] not in STAGES:
+        raise ProtocolError(f"a letter's stage is {given['stage']!r}; it must be one of {STAGES}")
+    if given["send"] not in SENDS:
+        raise ProtocolError(f"a letter's send is {given['send']!r}; it must be one of {SENDS}")
+    given["names"] = tuple(_every("names", record.get("names", []), str))
     small = _every("small", record.get("small"), bytes)
     if len(small) + len(arrays) > MOST:
         raise ProtocolError(f"a letter has {len(small) + len(arrays)} messages; it may have {MOST}")
     if sorted(arrays) != sorted(map(str, range(len(arrays)))):
         raise ProtocolError(f"the {len(arrays)} arrays of a letter are not numbered from 0")
     large = [_body(arrays[str(number)]) for number in range(len(arrays))]
-    return Letter(messages=(*small, *large), **fields)
+    return Letter(messages=(*small, *large), **given)
 
 
 def _every(name: str, value: object, kind: type[T]) -> list[T]:

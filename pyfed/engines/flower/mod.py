@@ -173,14 +173,15 @@ class SecureAggMod:
 
     def _tell_of_clipping(self, update: torch.Tensor) -> None:
         """Warn, on the node alone, of floats that the encoding cuts."""
-        fixed, values = self._protocol.fixed, update.numpy()
+        fixed = self._protocol.fixed
         assert isinstance(fixed, FixedPoint)
-        if len(values) and max(values.max(), -values.min()) > fixed.clip:
+        ends = torch.stack(torch.aminmax(update)) if len(update) else update
+        if len(update) and float(ends.abs().max()) > fixed.clip:
             beyond = int((update.abs() > fixed.clip).sum())
             log.warning(
                 "%d of %d floats of the update are beyond clip=%g, and are cut to it",
                 beyond,
-                len(values),
+                len(update),
                 fixed.clip,
             )
 
