@@ -98,5 +98,5 @@ def quick_checking(check: Any) -> Any:
 @functools.lru_cache(maxsize=256)
 def _filled(value: int, shape: tuple[int, ...], kind: np.dtype[Any]) -> np.ndarray:
     filled = np.full(shape, value, dtype=kind)
-    filled.flags.writeable = False
+    filled.setflags(write=False)
     return filled

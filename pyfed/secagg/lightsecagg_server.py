@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 
 from pyfed.errors import DecodeError
-from pyfed.ops.aggregate import decode_sum
 from pyfed.ops.lift import field_lift
 from pyfed.secagg.lightsecagg import LightSecAgg
 from pyfed.secagg.messages import (
@@ -21,10 +20,11 @@ from pyfed.secagg.messages import (
     Survivors,
     Upload,
 )
-from pyfed.secagg.party import pack_words, place_for, unpack_words
+from pyfed.secagg.party import pack_words, unpack_words
 from pyfed.secagg.result import RoundResult
 from pyfed.secagg.server import Server
 from pyfed.secagg.session import survivors_digest
+from pyfed.secagg.uploads import summed
 
 
 class LightSecAggServer(Server):
@@ -43,15 +43,14 @@ class LightSecAggServer(Server):
         super().__init__(*args, **kwargs)
         self._boxes: dict[int, dict[int, Box]] = {}
         self._complaints: dict[int, tuple[int, ...]] = {}
-        # One row a client, written when its message comes: (clients, width), (clients, columns),
-        # over WIDE behind the axis of planes.
-        self._uploads = torch.empty(0, dtype=torch.int32)
+        self._uploads: dict[int, bytes] = {}  # of each client width packed residues a plane
+        # One row a client, written when its message comes: (clients, columns), over WIDE behind
+        # the axis of planes.
         self._answers = torch.empty(0, dtype=torch.int32)
 
     def _wipe(self) -> None:
-        self._uploads.zero_()
         self._answers.zero_()
-        self._boxes = {}
+        self._boxes, self._uploads = {}, {}
 
     def _on_share(self, message: Share) -> None:
         recipients = {recipient for recipient, _ in message.boxes}
@@ -63,9 +62,6 @@ class LightSecAggServer(Server):
         dealers = self._left()
         boxes = self._boxes
         self._boxes = {}
-        p = self._parameters
-        shape = (*p.lead, p.clients, p.width)
-        self._uploads = place_for(shape, self._device)
         self._next(dealers)
         return [
             Inbox(
@@ -81,7 +77,7 @@ class LightSecAggServer(Server):
             raise self._refusal(
                 "Upload complains about a client that dealt nothing", message.sender
             )
-        unpack_words(message.masked, self._uploads[..., message.sender, :])
+        self._uploads[message.sender] = message.masked
         self._complaints[message.sender] = message.complaints
 
     def _excluded(self) -> frozenset[int]:
@@ -106,8 +102,8 @@ class LightSecAggServer(Server):
         if len(survivors) < self._parameters.enough:
             by = sorted(excluded & self._came)
             self._too_few(survivors, f", of whom complaints excluded {by}" if by else "")
-        for lost in set(range(self._parameters.clients)) - set(survivors):
-            self._uploads[..., lost, :].zero_()  # nothing came, or it goes with its mask
+        # An upload of another goes with its mask.
+        self._uploads = {client: self._uploads[client] for client in survivors}
         shape = (*self._parameters.lead, self._parameters.clients, self._parameters.columns)
         self._answers = torch.zeros(shape, dtype=torch.int32, device=self._device)
         self._settle(survivors)
@@ -143,15 +139,10 @@ class LightSecAggServer(Server):
         # A contiguous copy, also behind planes: another one would be made of it, and not wiped.
         rows = self._answers.index_select(-2, torch.tensor(answered, device=self._device))
         mask = self._decoded(self._protocol.code, rows, answered, lambda client: (client,))
-        masks, uploads = mask.view(-1, 1, p.width), self._uploads.view(-1, p.clients, p.width)
-        one = torch.ones(1, 1, dtype=torch.int32, device=self._device)
         try:
-            # Of each plane; rows of others than survivors are zero.
-            planes = zip(uploads, masks, field.planes, strict=True)
-            residues = torch.stack([decode_sum(x, row, one, f) for x, row, f in planes])
+            residues = summed([*self._uploads.values()], p.width, field, self._device, mask)
         finally:
             mask.zero_()
-        residues = residues.view(*p.lead, p.width)
         weight = int(field_lift(residues[..., -1], field)) % field.modulus
         self._expect_weight(weight)
         return residues[..., :-1], weight

@@ -55,7 +55,7 @@ def place_for(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.zeros(shape, dtype=np.int32))
 
 
-def unpack_words(words: bytes, out: torch.Tensor) -> None:
+def unpack_words(words: bytes | memoryview, out: torch.Tensor) -> None:
     """Write packed words into an int32 tensor of as many elements, in order, on any device."""
     given = np.frombuffer(words, dtype="<i4").reshape(out.shape)
     if out.device.type == "cpu":

@@ -10,13 +10,12 @@ import torch
 
 from pyfed.errors import DecodeError, ThresholdError
 from pyfed.keys import Key
-from pyfed.ops.field import field_sum
 from pyfed.ops.pairwise import add_masks_
 from pyfed.secagg.channel import ChannelKey
 from pyfed.secagg.common import Result
 from pyfed.secagg.graph import neighbourhoods
 from pyfed.secagg.identity import is_signed
-from pyfed.secagg.party import pack_words, place_for, unpack_words
+from pyfed.secagg.party import pack_words, unpack_words
 from pyfed.secagg.result import RoundResult
 from pyfed.secagg.secaggplus import SecAggPlus
 from pyfed.secagg.secaggplus_messages import (
@@ -34,6 +33,7 @@ from pyfed.secagg.secaggplus_messages import (
 from pyfed.secagg.secaggplus_secrets import forget, mask_sign, pair_key, recovered
 from pyfed.secagg.server import Server
 from pyfed.secagg.session import SERVER, survivors_digest
+from pyfed.secagg.uploads import summed
 from pyfed.secagg.wire import Box, Message
 
 
@@ -62,21 +62,19 @@ class SecAggPlusServer(Server):
         self._dealers: tuple[int, ...] = ()
         self._complaints: dict[int, tuple[int, ...]] = {}
         self._pledges: dict[int, bytes] = {}
-        # One row a client, written when its message comes: (clients, width).
-        self._uploads = torch.empty(0, dtype=torch.int32)
+        self._uploads: dict[int, bytes] = {}  # of each client width packed residues
         # Dealer → shares of its one secret, row i from its i-th neighbour: int32 (neighbours, 9).
         self._rows: dict[int, torch.Tensor] = {}
         self._given: dict[int, list[int]] = {}  # dealer → the rows that came
         self._pairs: dict[int, dict[int, Key]] = {}  # dead dealer → survivor → their pair's key
 
     def _wipe(self) -> None:
-        self._uploads.zero_()
         for rows in self._rows.values():
             rows.zero_()
         for keys in self._pairs.values():
             for key in keys.values():
                 key.wipe()
-        self._boxes, self._pairs = {}, {}
+        self._boxes, self._uploads, self._pairs = {}, {}, {}
 
     def _close_keys(self) -> list[Message]:
         messages = super()._close_keys()
@@ -101,8 +99,6 @@ class SecAggPlusServer(Server):
             )
             for client in dealers
         ]
-        shape = (self._parameters.clients, self._parameters.width)
-        self._uploads = place_for(shape, self._device)
         self._dealers, self._boxes = dealers, {}
         self._session = settled_session(self._session, dealers)
         self._next(dealers)
@@ -119,7 +115,7 @@ class SecAggPlusServer(Server):
             pledge = Pledge(**{**self._envelope(SERVER), **own})
             if not is_signed(pledge, self._protocol.identities[message.sender]):
                 raise self._refusal("Upload has a false pledge", message.sender)
-        unpack_words(message.masked, self._uploads[message.sender])
+        self._uploads[message.sender] = message.masked
         self._complaints[message.sender] = message.complaints
         self._pledges[message.sender] = message.pledge
 
@@ -156,8 +152,8 @@ class SecAggPlusServer(Server):
             by = sorted(self._came - set(survivors))
             why = f", of whom {by} dealt badly or lack holders of their shares" if by else ""
             self._too_few(survivors, why)
-        for lost in set(range(self._parameters.clients)) - set(survivors):
-            self._uploads[lost].zero_()  # nothing came, or it goes with its mask
+        # An upload of another goes with its mask.
+        self._uploads = {client: self._uploads[client] for client in survivors}
         shape = (len(self._graph[self._dealers[0]]), SECRET_WORDS)
         self._rows = {dealer: torch.zeros(shape, dtype=torch.int32) for dealer in self._dealers}
         self._given = {dealer: [] for dealer in self._dealers}
@@ -254,9 +250,9 @@ class SecAggPlusServer(Server):
                     for peer, key in self._pair_keys(dealer, secret).items():
                         keys.append(key)
                         signs.append(-mask_sign(peer, dealer))
-            field = self._parameters.field
-            # Rows of others than survivors are zero.
-            total = add_masks_(field_sum(self._uploads, field), keys, signs, field)
+            field, uploads = self._parameters.field, [*self._uploads.values()]
+            masked = summed(uploads, self._parameters.width, field, self._device)
+            total = add_masks_(masked, keys, signs, field)
         finally:
             forget(secrets)
             for key in keys:

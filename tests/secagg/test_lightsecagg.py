@@ -172,8 +172,9 @@ def test_weights_that_cannot_be_are_noticed() -> None:
     agreed = protocol()
     run = Round(agreed)
     run.play("recover")
-    weight = run.server._uploads[0, -1]
-    weight.copy_((weight.to(torch.int64) + 10**6) % agreed.fixed.field.modulus)
+    first, modulus = run.server._uploads[0], agreed.fixed.field.modulus
+    weight = (int.from_bytes(first[-4:], "little") + 10**6) % modulus
+    run.server._uploads[0] = first[:-4] + weight.to_bytes(4, "little")
     run.collect()
     with pytest.raises(DecodeError, match="weights sum to"):
         run.server.close_phase()

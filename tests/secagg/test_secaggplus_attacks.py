@@ -224,7 +224,7 @@ def test_secrets_are_overwritten_as_soon_as_they_have_served(
     journey.take_turn()
     assert not held.any() and not alive_keys(pairs)
     server = journey.server
-    assert not server._uploads.any() and server._pairs == {}
+    assert server._uploads == {} and server._pairs == {}
     assert not any(rows.any() for rows in server._rows.values())
     journey.clients_act()
     for party in journey.parties.values():

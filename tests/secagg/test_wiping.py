@@ -103,7 +103,7 @@ def test_masks_shares_and_keys_are_gone_after_the_phase_that_needs_them(
     assert not any(tensor.any() for tensor in held)
     with recorder:
         run.finish()
-    assert not run.server._uploads.any()
+    assert run.server._uploads == {}
     assert not run.server._answers.any()
 
 
