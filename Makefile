@@ -4,11 +4,15 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Lint and documentation need one core each.
+MAKEFLAGS += --jobs=2 --output-sync=target
 .PHONY: help demo test test-slow test-engines bench bench-grid gpu gpu-sanitize docs format lint clean
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# Most modules of what is installed are never imported, so none are compiled ahead.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile \
+    --constraint constraints.txt
 SOURCES := CMakeLists.txt setup.py $(wildcard csrc/*)
 
 help:

@@ -5,6 +5,7 @@ Each is made in a process of its own, whose peak is looked at.
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -24,6 +25,10 @@ SCRATCH = 2 << 20  # of two threads, each of which keeps about a second-level ca
 SLACK = 1 << 20  # of the allocator
 assert RESULT + SCRATCH + SLACK < SIGN_BITS
 assert TRANSPOSED + SCRATCH + SLACK < SIGN_BITS
+
+KINDS = ("rademacher", "gaussian", "countsketch")
+NOISE = ", noise_std=1.0, public=False"
+STARTS = ", starts=torch.tensor([0, samples])"
 
 SCRIPT = """
     import resource
@@ -74,16 +79,24 @@ def test_a_matrix_in_memory_shows() -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["", ", noise_std=1.0, public=False", ", starts=torch.tensor([0, samples])"]
+    ("kind", "how"),
+    [
+        ("rademacher", NOISE),
+        ("gaussian", STARTS),
+        ("countsketch", ""),
+        *(
+            pytest.param(*way, marks=pytest.mark.slow)
+            for way in itertools.product(KINDS, ("", NOISE, STARTS))
+        ),
+    ],
 )
-@pytest.mark.parametrize("kind", ["rademacher", "gaussian", "countsketch"])
 def test_memory_grows_by_the_result_alone(kind: str, how: str) -> None:
     grown, result = growth(f"sketch(x, rows, key, {kind!r}{how})")
     assert result == RESULT
     assert grown < RESULT + SCRATCH + SLACK
 
 
-@pytest.mark.parametrize("kind", ["rademacher", "gaussian", "countsketch"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_memory_grows_by_the_transposed_result_alone(kind: str) -> None:
     grown, result = growth(f"sketch(y, samples, key, {kind!r}, transpose=True)")
     assert result == TRANSPOSED

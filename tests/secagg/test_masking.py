@@ -11,9 +11,9 @@ from pyfed import WIDE, FixedPoint, Key
 from pyfed.secagg import (
     LightSecAgg,
     Message,
-    lightsecagg_server,
-    secaggplus_server,
+    lightsecagg_client,
     simulate,
+    uploads,
 )
 from pyfed.secagg.session import LONG
 from secagg.early import EARLY, NUMBERS, Early, update_of
@@ -101,7 +101,7 @@ def test_memory_that_is_not_zero_does_not_reach_a_sum(
     def garbage(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         return torch.full(shape, 12345, dtype=torch.int32)
 
-    for module in (lightsecagg_server, secaggplus_server):
+    for module in (lightsecagg_client, uploads):
         monkeypatch.setattr(module, "place_for", garbage)
     run = Early(EARLY[kind](), set())
     run.hello()
