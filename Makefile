@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Lint and documentation need one core each.
-MAKEFLAGS += --jobs=2 --output-sync=target
+MAKEFLAGS += --jobs=2
 .PHONY: help demo test test-slow test-engines bench bench-grid gpu gpu-sanitize docs format lint clean
 
 VENV := .venv
