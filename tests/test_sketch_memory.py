@@ -6,6 +6,7 @@ Each is made in a process of its own, whose peak is looked at.
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import textwrap
@@ -23,6 +24,10 @@ TRANSPOSED = 4 * SAMPLES * FEATURES
 SIGN_BITS = ROWS * SAMPLES // 8  # 8 MiB; as float32, 256 MiB
 SCRATCH = 2 << 20  # of two threads, each of which keeps about a second-level cache of panels
 SLACK = 1 << 20  # of the allocator
+PAGE = 1 << 16  # of the ballast
+# Tensors have pages of their own, which are given back: freed memory that a process keeps
+# could hold a result, or a matrix, without the peak's moving.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16)}
 assert RESULT + SCRATCH + SLACK < SIGN_BITS
 assert TRANSPOSED + SCRATCH + SLACK < SIGN_BITS
 
@@ -31,13 +36,11 @@ NOISE = ", noise_std=1.0, public=False"
 STARTS = ", starts=torch.tensor([0, samples])"
 
 SCRIPT = """
+    import mmap
     import resource
     import torch
     import pyfed
     from pyfed.ops import sketch
-
-    def held():
-        return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -51,8 +54,11 @@ SCRIPT = """
 
     with pyfed.use_backend("cpu"):
         call(x[:600], y[:600], 600, 600)  # threads start, and code is loaded
-        # Starting took more at times than is held now: the difference is used up.
-        ballast = [torch.ones(1 << 18) for _ in range((peak() - held()) // (1 << 20) + 1)]
+        # Starting took more at times than is held now: fresh pages, until the peak moves.
+        ballast, before = [], peak()
+        while peak() == before:
+            ballast.append(mmap.mmap(-1, {page}))
+            ballast[-1].write(bytes({page}))
         before = peak()
         out = call(x, y, {rows}, {samples})
     print(peak() - before, out.nbytes)
@@ -62,10 +68,17 @@ SCRIPT = """
 def growth(call: str) -> tuple[int, int]:
     """By how many bytes the peak of a process grew in a call, and how many its result has."""
     script = textwrap.dedent(SCRIPT).format(
-        call=call, rows=ROWS, samples=SAMPLES, features=FEATURES
+        call=call, rows=ROWS, samples=SAMPLES, features=FEATURES, page=PAGE
     )
     command = [sys.executable, "-P", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        env={**os.environ, **ALLOCATOR},
+    )
     grown, result = map(int, done.stdout.split())
     return grown, result
 
