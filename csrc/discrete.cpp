@@ -1,7 +1,7 @@
 // The discrete Gaussian over the integers on the CPU. No branch and no address depends on a random
 // bit: what is chosen by one is chosen by masks, or by permuting registers.
 #include "kernels.h"
-#include "simd.h"
+#include "keystream.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

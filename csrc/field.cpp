@@ -5,6 +5,7 @@
 #include "pages.h"
 #include "panels.h"
 #include "row_sums.h"
+#include "wipe.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

@@ -1,8 +1,8 @@
 // Fixed point on the CPU: plain loops, which the compiler turns into vectors of the SIMD level.
 #include "kernels.h"
+#include "keystream.h"
 #include "pages.h"
 #include "rounding.h"
-#include "simd.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

@@ -1,8 +1,10 @@
 // Products of float32 matrices on the CPU: register tiles over operands that are padded with zeros,
 // so that no loop has a tail. Sums run over the inner dimension in order.
 #pragma once
+#include <cstring>
+
 #include "floats.h"
-#include "simd.h"
+#include "words.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

@@ -2,7 +2,6 @@
 #include "lift.h"
 
 #include "kernels.h"
-#include "simd.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "floats.h"
-#include "simd.h"
+#include "words.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

@@ -1,8 +1,10 @@
 // Number-theoretic transforms on the CPU. A row holds one coefficient, or one value, of each column
 // of a batch; every step does a vector of columns, and no step moves a number to another column.
 #pragma once
+#include <cstring>
+
 #include "roots.h"
-#include "simd.h"
+#include "words.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

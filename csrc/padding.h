@@ -1,5 +1,6 @@
 // The random rows of a Lagrange code, for batches of columns that are whole blocks of ChaCha20.
 #pragma once
+#include "keystream.h"
 #include "ntt.h"
 
 namespace pyfed {

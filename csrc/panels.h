@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include "product.h"
+#include "wipe.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

@@ -1,7 +1,9 @@
 // Products of matrices modulo a prime on the CPU: panels of the right operand are centred and
 // packed, and a register tile accumulates eight products between reductions.
 #pragma once
-#include "simd.h"
+#include "field.h"
+#include "lanes.h"
+#include "words.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

@@ -1,7 +1,7 @@
 // Fixed point, a vector of values at a time, into residues in place of the words that round them.
 #pragma once
+#include "keystream.h"
 #include "rounding.h"
-#include "simd.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

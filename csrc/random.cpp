@@ -1,7 +1,7 @@
 // Random words and residues on the CPU.
 #include "kernels.h"
+#include "keystream.h"
 #include "pages.h"
-#include "simd.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

@@ -2,7 +2,8 @@
 #pragma once
 #include <algorithm>
 
-#include "simd.h"
+#include "field.h"
+#include "words.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

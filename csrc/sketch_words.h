@@ -1,8 +1,8 @@
 // The words behind a sketching matrix or its noise, on the CPU: a lane is a row, and the words of a
 // row come in units of 16.
 #pragma once
+#include "keystream.h"
 #include "philox_lanes.h"
-#include "simd.h"
 
 namespace pyfed {
 namespace PYFED_SIMD {

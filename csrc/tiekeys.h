@@ -2,7 +2,7 @@
 #pragma once
 #include <algorithm>
 
-#include "simd.h"
+#include "keystream.h"
 #include "votes.h"
 
 namespace pyfed {
