@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 
 from .common import ALL_REJECTED, BAD_RESIDUE, ceil_div, clear_shared, report_any, signed32
-from .product import SLAB, digits_of, left_tiles, multiply_add, product, store_sums, tiles_for
+from .factor import digits_of
+from .product import SLAB, left_tiles, multiply_add, product, store_sums, tiles_for
 from .random import PADDING, domain_of, residues
 
 

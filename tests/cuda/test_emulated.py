@@ -7,8 +7,6 @@ in either order, so that a missing barrier shows. See ``emulate.h``.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,10 +14,10 @@ import pytest
 import torch
 
 import pyfed.ops  # noqa: F401  (declares the ops)
-from agreement import agree, broken, reference, shifted
+from agreement import agree, reference, shifted
 from cases import CASES, KEY, largest, residues
 from pyfed import MERSENNE31, SOLINAS31, WIDE
-from pyfed.errors import ArgumentError, PyfedError
+from pyfed.errors import PyfedError
 from pyfed.op import OPS
 
 WORDS = KEY.words()
@@ -218,146 +216,3 @@ def test_decodings_of_any_shape(
 ) -> None:
     rows, matrix = residues(p, threshold, columns), residues(p, blocks, threshold)
     agree(emulated, "lagrange_decode", rows, matrix, p, blocks * columns - dropped)
-
-
-def test_nothing_is_launched_for_nothing(emulated: Any) -> None:
-    p, none = PRIMES[0], torch.empty(0, dtype=torch.int32)
-    for op, args in {
-        "random_words": (WORDS, 0, 0, 0),
-        "random_residues": (WORDS, 0, p, 0, 0),
-        "field_matmul": (none.view(0, 3), residues(p, 3, 4), p),
-        "field_sum": (none.view(3, 0), None, p),
-        "quantize": (torch.empty(0), 1.0, 1.0, p, WORDS, 0, 0),
-        "dequantize": (none, 1.0, p),
-        "decode_sum": (none.view(3, 0), none.view(3, 0), residues(p, 2, 3), 1.0, p),
-        "lagrange_encode": (none, residues(p, 4, 3), WORDS, p, 2, 0, 0, False),
-        "lagrange_decode": (none.view(3, 0), residues(p, 2, 3), p, 0),
-    }.items():
-        agree(emulated, op, *args)
-    assert emulated.control.launches == 0
-    agree(emulated, "field_matmul", none.view(2, 0), none.view(0, 3), p)  # sums of nothing are 0
-    agree(emulated, "field_sum", none.view(0, 5), None, p)
-    assert emulated.control.launches == 0
-
-
-@EVERY_PRIME
-@pytest.mark.parametrize("bad", ["p", "negative"])
-def test_a_residue_outside_the_field_is_told_of(emulated: Any, p: int, bad: str) -> None:
-    value = p if bad == "p" else -1
-    a, b, long = residues(p, 20, 70), residues(p, 70, 66), residues(p, 3, 600)
-    for op, args, places in (
-        ("field_matmul", (a, b, p), {0: (0, 1399), 1: (0, 4619)}),
-        ("field_matmul", (long, residues(p, 600, 5), p), {0: (0, 1799), 1: (0, 2999)}),
-        ("field_sum", (a, a[:, 0].clone(), p), {0: (0, 1399), 1: (0, 19)}),
-        ("dequantize", (residues(p, 5000), 1.0, p), {0: (0, 4096, 4999)}),
-        (
-            "lagrange_encode",
-            (a.view(-1), b, WORDS, p, 40, 0, 3, False),
-            {0: (0, 1399), 1: (0, 4619)},
-        ),
-        ("lagrange_decode", (b, a, p, 1000), {0: (0, 4619), 1: (0, 1399)}),
-    ):
-        for argument, where in places.items():
-            for place in where:
-                wrong = list(args)
-                wrong[argument] = broken(args[argument], place, value)
-                with pytest.raises(ArgumentError, match="residue lies outside"):
-                    emulated(op, *wrong)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("key", [None, WORDS], ids=("nearest", "random"))
-def test_a_value_that_is_not_finite_is_told_of(
-    emulated: Any, bad: float, key: torch.Tensor | None
-) -> None:
-    for place in (0, 4095, 5000):
-        values = broken(torch.zeros(5001), place, bad)
-        with pytest.raises(ArgumentError, match="NaN or infinite"):
-            emulated("quantize", values, 1.0, 1.0, PRIMES[0], key, 0, 0)
-
-
-class Sparse:
-    """Zeros whose pages take memory only where they are written."""
-
-    def __init__(self, count: int) -> None:
-        no_reserve = 0x4000  # MAP_NORESERVE on Linux, which Python 3.13 knows by name
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
-        self.room = mmap.mmap(-1, 4 * count, flags)
-        self.words = torch.frombuffer(self.room, dtype=torch.int32)
-        self.at = self.words.data_ptr()
-
-
-def test_more_than_2_to_31_elements(emulated: Any) -> None:
-    # Only the last blocks of each grid run. `tail` elements lie inside them.
-    p, count, tail = PRIMES[0], 2**31 + 4321, 100
-    emulated.control.last_blocks = 3
-    key, out, x = WORDS.data_ptr(), Sparse(count), Sparse(2 * count)
-    last = residues(p, tail)
-    x.words[count - tail : count] = last
-    x.words[2 * count - tail :] = last
-    start = 2**36 - count
-    near = {"start": start + count - tail, "stream": 3}
-
-    def check(name: str, wanted: torch.Tensor, *args: Any) -> None:
-        out.words[-tail:] = -1
-        assert emulated.launch(name, *args) == 0
-        assert torch.equal(out.words[-tail:], wanted.view(torch.int32)), name
-        out.words[-tail:] = 0
-
-    words = reference("random_words", WORDS, tail, near["stream"], near["start"])
-    check("random_words", words, key, start, count, 3, out.at)
-    made = reference("random_residues", WORDS, tail, p, near["stream"], near["start"])
-    check("random_residues", made, key, start, count, 3, p, out.at)
-    sums = reference("field_sum", torch.stack([last, last]), None, p)
-    check("field_sum", sums, x.at, None, 2, count, p, out.at)
-    lifted = reference("dequantize", last, 2.0, p)
-    check("dequantize", lifted, x.at, count, 2.0, p, out.at)
-    floats = lifted.view(torch.int32)
-    x.words[count - tail : count] = floats
-    for address in (None, key):
-        given = None if address is None else WORDS
-        wanted = reference("quantize", lifted, 2.0, 2.0**20, p, given, 3, near["start"])
-        args = (x.at, count, 2.0, 2.0**20, p, address, 3, start, out.at)
-        check("quantize", wanted, *args)
-    x.words[count - tail : count] = last
-    ones = torch.ones(1, 1, dtype=torch.int32)
-    for m, n, a, b in ((count, 1, x.at, ones.data_ptr()), (1, count, ones.data_ptr(), x.at)):
-        check("field_matmul", last, a, b, m, 1, n, p, out.at, None)
-    check("lagrange_decode", last, x.at, count, ones.data_ptr(), 1, 1, count, p, out.at, None)
-    matrix = torch.tensor([[1, 1]], dtype=torch.int32)
-    code = (x.at, count, matrix.data_ptr(), 1, 1, 1, key, 3, start, p, out.at, None)
-    wanted = reference("lagrange_encode", last, matrix, WORDS, p, 1, 3, near["start"], False)
-    check("lagrange_encode", wanted[0], *code)
-
-
-def test_launchers_give_the_device_back(emulated: Any) -> None:
-    args = ("random_words", WORDS, 5, 0, 0)
-    emulated.device = 1
-    assert torch.equal(emulated(*args), reference(*args))
-    assert emulated.current_device == 0
-    emulated.control.fail = 1
-    with pytest.raises(RuntimeError, match="CUDA: an error"):
-        emulated(*args)
-    assert emulated.current_device == 0
-    emulated.device = 2
-    with pytest.raises(RuntimeError, match="invalid device ordinal"):
-        emulated(*args)
-
-
-def test_a_modulus_without_kernel_is_refused(emulated: Any) -> None:
-    one = torch.ones(1, 1, dtype=torch.int32)
-    for op, args in {
-        "field_matmul": (one, one, 5),
-        "field_sum": (one, None, 5),
-        "lagrange_encode": (one[0], one, WORDS, 5, 1, 0, 0, False),
-        "lagrange_decode": (one, one, 5, 1),
-    }.items():
-        with pytest.raises(RuntimeError, match="no kernel for modulus 5"):
-            emulated(op, *args)
-
-
-def test_the_emulator_notices_faults(emulated: Any) -> None:
-    message = emulated.launcher("bad_barrier", [ctypes.c_int])(0)
-    assert b"wait at a barrier" in message
-    assert emulated.launcher("dirty_memory", [ctypes.c_int])(0) is None
-    assert emulated.control.dirty_blocks == 1
