@@ -5,9 +5,10 @@ Names are resolved on first use, so that ``import pyfed`` touches neither CUDA n
 
 from __future__ import annotations
 
-import importlib
 import logging
 from typing import TYPE_CHECKING
+
+from pyfed.lazy import lazy
 
 __version__ = "0.1.0"
 
@@ -58,16 +59,5 @@ if TYPE_CHECKING:
     from pyfed.keys import Key
     from pyfed.op import use_backend
 
-
-def __getattr__(name: str) -> object:
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        globals()[name] = value
-        return value
-    if name in _MODULES:
-        return importlib.import_module(f"pyfed.{name}")
-    raise AttributeError(f"module 'pyfed' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+_MODULE_HOMES = {name: f"pyfed.{name}" for name in _MODULES}
+__getattr__, __dir__ = lazy(__name__, _HOME | _MODULE_HOMES)

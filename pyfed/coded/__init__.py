@@ -8,8 +8,9 @@ Names are resolved on first use.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pyfed.lazy import lazy
 
 _HOME = {
     "Allocation": "pyfed.coded.allocation",
@@ -89,16 +90,5 @@ if TYPE_CHECKING:
     )
     from pyfed.engines.coded import simulate_coded
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"pyfed.coded.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'pyfed.coded' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+_MODULE_HOMES = {name: f"pyfed.coded.{name}" for name in _MODULES}
+__getattr__, __dir__ = lazy(__name__, _HOME | _MODULE_HOMES)

@@ -6,8 +6,9 @@ safetensors are imported where they are needed.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pyfed.lazy import lazy
 
 _HOME = {
     "AggregateResult": "pyfed.lora.result",
@@ -84,14 +85,4 @@ if TYPE_CHECKING:
     from pyfed.lora.servers import FedAdam, FedAvgM, FedYogi
     from pyfed.lora.uplink import upload
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'pyfed.lora' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOME)

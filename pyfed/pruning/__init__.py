@@ -10,8 +10,9 @@ Names are resolved on first use, so that ``pyfed.pruning.messages`` imports with
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pyfed.lazy import lazy
 
 _HOME = {
     "FedPrLLM": "pyfed.pruning.fedprllm",
@@ -92,14 +93,4 @@ if TYPE_CHECKING:
     from pyfed.pruning.secure import LayerCounts, SecureVotes
     from pyfed.pruning.votes import MaskVotes
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'pyfed.pruning' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOME)

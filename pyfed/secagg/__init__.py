@@ -11,8 +11,9 @@ import without torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pyfed.lazy import lazy
 
 _HOME = {
     "FileJournal": "pyfed.secagg.journal",
@@ -55,24 +56,4 @@ if TYPE_CHECKING:
     from pyfed.secagg.swiftagg import SwiftAgg
     from pyfed.secagg.wire import Message
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'pyfed.secagg' has no attribute {name!r}")
-    try:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-    except ModuleNotFoundError as absent:
-        package = str(absent.name).split(".")[0]
-        if package not in ("cryptography", "msgpack"):
-            raise
-        raise ModuleNotFoundError(
-            f"pyfed.secagg needs {package}, which is not installed; install the extra: "
-            "pip install 'pyfed-kernels[secagg]'",
-            name=absent.name,
-        ) from absent
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOME, "secagg", ("cryptography", "msgpack"))

@@ -10,8 +10,9 @@ the extra ``secagg``.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pyfed.lazy import lazy
 
 _HOME = {
     "MaskedGradients": "pyfed.engines.distributed.gradients",
@@ -44,22 +45,4 @@ if TYPE_CHECKING:
     from pyfed.engines.distributed.online import SecureSum, secure_sum
     from pyfed.engines.distributed.sharded import decode_shards, encode_shard
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'pyfed.engines.distributed' has no attribute {name!r}")
-    try:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    except ModuleNotFoundError as absent:
-        package = str(absent.name).split(".")[0]
-        if package not in ("cryptography", "msgpack"):
-            raise
-        raise ModuleNotFoundError(
-            f"pyfed.engines.distributed.{name} needs {package}, which is not installed; run: "
-            'pip install "pyfed-kernels[secagg]"',
-            name=absent.name,
-        ) from absent
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOME, "secagg", ("cryptography", "msgpack"))

@@ -7,9 +7,10 @@ On the server, :class:`SecureFedAvg` takes the place of Flower's ``FedAvg``; on 
 
 from __future__ import annotations
 
-import importlib
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pyfed.lazy import lazy
 
 if find_spec("flwr") is None:
     raise ModuleNotFoundError(
@@ -49,14 +50,4 @@ if TYPE_CHECKING:
     from pyfed.engines.flower.rounds import SecureRounds
     from pyfed.engines.flower.strategy import SecureFedAvg
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'pyfed.engines.flower' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(__name__, _HOME)
