@@ -125,8 +125,8 @@ def error_of(contestant: Contestant, model: torch.Tensor, without: frozenset[int
 def played(contestant: Contestant) -> Played:
     """Play a round in which nobody is lost."""
     grid, total = contestant.grid, Time()
-    grid.forget()
     with total.running():
+        grid.forget()
         model = contestant.play()
     if model is None:
         raise WrongResultError(f"{type(contestant).__name__}: the round is lost")

@@ -81,10 +81,13 @@ def stack_after(call: Callable[[], object]) -> np.ndarray:
 
 
 def found(words: np.ndarray, *secrets: torch.Tensor) -> int:
-    """How many of the words are among the secret ones, but for numbers as small as counts are."""
+    """How many words are among the secret ones, but for numbers as small as counts are.
+
+    Each is counted once: halves of addresses lie on a stack many times.
+    """
     wanted = np.concatenate([s.reshape(-1).numpy().astype(np.int64) for s in secrets])
     wanted = wanted[np.abs(wanted) >= 2**20]
-    return int(np.isin(words, (wanted & 0xFFFFFFFF).astype(np.uint32)).sum())
+    return int(np.isin(np.unique(words), (wanted & 0xFFFFFFFF).astype(np.uint32)).sum())
 
 
 def run(name: str, *args: object, threads: int = 1) -> None:

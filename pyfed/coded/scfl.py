@@ -75,7 +75,8 @@ class SCFL:
         >>> from pyfed.coded import SCFL, CodedDataset
         >>> x = torch.randn(90, 2, generator=torch.Generator().manual_seed(1))
         >>> y = x @ torch.tensor([1.0, -1.0])
-        >>> scfl, key = SCFL(rule="complement", arrival=[0.5, 0.5, 0.1]), pyfed.Key.generate()
+        >>> scfl = SCFL(rule="complement", arrival=[0.5, 0.5, 0.1], lr=0.5)
+        >>> key = pyfed.Key(bytes(range(32)))  # pyfed.Key.generate(), in earnest
         >>> parts = [slice(0, 30), slice(30, 60), slice(60, 90)]
         >>> clients = [scfl.client(i, x[part], y[part]) for i, part in enumerate(parts)]
         >>> coded = [one.encode(50, key.derive("client", i)) for i, one in enumerate(clients)]

@@ -145,7 +145,7 @@ class EntityUnion:
         >>> import pyfed
         >>> from pyfed.secagg import LightSecAgg, simulate
         >>> from pyfed.secagg.union import EntityUnion, pseudonyms
-        >>> group, salt = pyfed.Key.generate(), bytes(16)
+        >>> group, salt = pyfed.Key(bytes(range(32))), bytes(16)  # of the clients, in earnest
         >>> sets = [{"cat", "dog"}, {"dog", "emu"}, {"dog"}, set()]
         >>> union = EntityUnion(most=8)
         >>> tables = [

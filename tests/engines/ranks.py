@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PATIENCE = timedelta(seconds=30)
+PATIENCE = timedelta(seconds=60)
 """How long a rank waits in a collective that another does not enter."""
 
 
-def session(module: str, size: int, folder: Path, seconds: float = 120.0) -> dict[str, list[Any]]:
+def session(module: str, size: int, folder: Path, seconds: float = 400.0) -> dict[str, list[Any]]:
     """What every check of a module gave, on each rank; raises where one failed."""
     ranks = subprocess.Popen(
         [sys.executable, str(HERE / "ranks.py"), module, str(size), str(folder)],

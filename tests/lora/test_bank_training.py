@@ -10,6 +10,7 @@ import torch
 
 from lora.bank_clients import KEY, Alone, adapted, bank_of, labelled, texts
 from lora.peft_models import bert, gpt2, lora_config, vera_config
+from pyfed import Key
 from pyfed.errors import ArgumentError
 from pyfed.lora import BankAdamW, BankSGD, ClientBank
 
@@ -227,7 +228,7 @@ def test_dropout_depends_on_key_client_and_step_alone() -> None:
     with torch.no_grad():
         first, second = bank.losses([same, same]), bank.losses([same, same])
         again = ClientBank.from_peft(model, 2, key=KEY).losses([None, same])
-        other = ClientBank.from_peft(model, 2).losses([same, same])
+        other = ClientBank.from_peft(model, 2, key=Key(bytes(32))).losses([same, same])
     assert len({*first.tolist(), *second.tolist(), *other.tolist()}) == 6
     assert again[1] == first[1]
     assert bank.steps.tolist() == [2, 2]

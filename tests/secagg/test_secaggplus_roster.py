@@ -68,6 +68,7 @@ def test_the_graph_of_a_roster_that_is_refused_is_not_made(
 @pytest.mark.parametrize("degree", [32, 4095])
 def test_a_client_of_a_large_round_keeps_its_own_neighbours_alone(degree: int) -> None:
     members = tuple(range(4096))
+    neighbours(b"another large session of 32 byte", members, degree, 77)  # imports, if any
     tracemalloc.start()
     try:
         found = neighbours(b"some large session of 32 bytes..", members, degree, 77)

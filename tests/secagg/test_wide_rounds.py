@@ -28,6 +28,8 @@ from secagg.scenes import summing
 from secagg.test_wiping import Recorder
 from wide_cases import PRIMES
 
+pytestmark = pytest.mark.usefixtures("same_chance")
+
 
 def wide(clients: int = 5, max_weight: int = 2**31 - 1, **more: Any) -> LightSecAgg:
     """Weights that alone exceed a prime of either plane."""

@@ -16,6 +16,8 @@ from pyfed.lanes import VoteLanes
 from pyfed.secagg import simulate
 from secagg.rounds import SECRET, Round, client_secret, derived, protocol, some_updates
 
+pytestmark = pytest.mark.usefixtures("same_chance")
+
 WIDTH, COLUMNS = 5, 2
 
 

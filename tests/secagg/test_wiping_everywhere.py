@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import itertools
-import os
 from typing import Any
 
 import pytest
@@ -16,20 +13,7 @@ from secagg.canaries import Canaries, alive, watch_keys
 from secagg.journeys import SERVER, Event, Journey, Scene
 from secagg.scenes import EVERY
 
-
-@pytest.fixture(autouse=True)
-def same_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every run of a test draws the same keys.
-
-    Secrets are told from public residues by their value alone, and one round in a thousand of
-    SecEA, of a million of the others, has a public residue that equals a secret by chance.
-    """
-    counter = itertools.count()
-
-    def drawn(size: int) -> bytes:
-        return hashlib.shake_256(b"entropy" + next(counter).to_bytes(8, "little")).digest(size)
-
-    monkeypatch.setattr(os, "urandom", drawn)
+pytestmark = pytest.mark.usefixtures("same_chance")
 
 
 def close(party: Any) -> None:
