@@ -63,7 +63,9 @@ class SCFL:
         local_steps: τ, steps between two rounds.
         radius: W is projected onto ‖W‖_F ≤ radius; None: it is not.
         decay: of the running estimates of "adaptive", in [0, 1).
-        guard: whether a server refuses settings under which W diverges.
+        guard: whether a server refuses settings under which the coded part alone makes W diverge;
+            what clients add to its Hessian it cannot know, and where W grows by that, a step
+            raises an error: take a smaller ``lr``.
         seed: of the batches, which are no secret.
 
     Raises:
