@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pyfed.lazy import lazy
+from pyfed.lazy import lazy as _lazy
 
 __version__ = "0.1.0"
 
@@ -60,4 +60,4 @@ if TYPE_CHECKING:
     from pyfed.op import use_backend
 
 _MODULE_HOMES = {name: f"pyfed.{name}" for name in _MODULES}
-__getattr__, __dir__ = lazy(__name__, _HOME | _MODULE_HOMES)
+__getattr__, __dir__ = _lazy(__name__, _HOME | _MODULE_HOMES)

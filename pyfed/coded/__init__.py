@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyfed.lazy import lazy
+from pyfed.lazy import lazy as _lazy
 
 _HOME = {
     "Allocation": "pyfed.coded.allocation",
@@ -91,4 +91,4 @@ if TYPE_CHECKING:
     from pyfed.engines.coded import simulate_coded
 
 _MODULE_HOMES = {name: f"pyfed.coded.{name}" for name in _MODULES}
-__getattr__, __dir__ = lazy(__name__, _HOME | _MODULE_HOMES)
+__getattr__, __dir__ = _lazy(__name__, _HOME | _MODULE_HOMES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyfed.lazy import lazy
+from pyfed.lazy import lazy as _lazy
 
 _HOME = {
     "AggregateResult": "pyfed.lora.result",
@@ -85,4 +85,4 @@ if TYPE_CHECKING:
     from pyfed.lora.servers import FedAdam, FedAvgM, FedYogi
     from pyfed.lora.uplink import upload
 
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__ = _lazy(__name__, _HOME)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyfed.lazy import lazy
+from pyfed.lazy import lazy as _lazy
 
 _HOME = {
     "FedPrLLM": "pyfed.pruning.fedprllm",
@@ -93,4 +93,4 @@ if TYPE_CHECKING:
     from pyfed.pruning.secure import LayerCounts, SecureVotes
     from pyfed.pruning.votes import MaskVotes
 
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__ = _lazy(__name__, _HOME)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyfed.lazy import lazy
+from pyfed.lazy import lazy as _lazy
 
 _HOME = {
     "FileJournal": "pyfed.secagg.journal",
@@ -56,4 +56,4 @@ if TYPE_CHECKING:
     from pyfed.secagg.swiftagg import SwiftAgg
     from pyfed.secagg.wire import Message
 
-__getattr__, __dir__ = lazy(__name__, _HOME, "secagg", ("cryptography", "msgpack"))
+__getattr__, __dir__ = _lazy(__name__, _HOME, "secagg", ("cryptography", "msgpack"))

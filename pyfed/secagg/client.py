@@ -14,7 +14,7 @@ from pyfed.secagg.common import Hello, Roster
 from pyfed.secagg.differences import differences
 from pyfed.secagg.identity import Identity
 from pyfed.secagg.journal import Journal
-from pyfed.secagg.party import one_at_a_time
+from pyfed.secagg.party import one_at_a_time, whole_or_closed
 from pyfed.secagg.protocol import Protocol
 from pyfed.secagg.quorum import unpinned_member
 from pyfed.secagg.releasing import Releasing
@@ -31,7 +31,9 @@ class Client(Releasing):
 
     A message that is refused raises ProtocolError and changes nothing, with one exception: a
     second, different set of survivors closes the round, since answering both would uncover
-    secrets. Secrets are overwritten as soon as they have served, and by :meth:`close`.
+    secrets. Secrets are overwritten as soon as they have served, and by :meth:`close`. A step that
+    something else cuts off, such as memory that ran out, closes the client; where the journal
+    could not be written, the step may be tried again.
 
     A client is a function of its round key and of what it is given: a client that is made again
     from them sends the same bytes.
@@ -69,7 +71,7 @@ class Client(Releasing):
         self._peers: Peers | None = None
         self._members: tuple[int, ...] = ()
 
-    @one_at_a_time
+    @whole_or_closed
     def start(self, update: torch.Tensor, weight: int = 1) -> list[Message]:
         """Encode an update and enter the round.
 
@@ -86,7 +88,7 @@ class Client(Releasing):
         self._hand_over(update, weight, overwrite=False)
         return self._entered()
 
-    @one_at_a_time
+    @whole_or_closed
     def enter(self, device: torch.device | str = "cpu") -> list[Message]:
         """Enter the round before the update is known; :meth:`provide` hands it over.
 
@@ -121,7 +123,7 @@ class Client(Releasing):
         self._home = str(expect_device(self._protocol.name, device))
         return self._entered()
 
-    @one_at_a_time
+    @whole_or_closed
     def provide(self, update: torch.Tensor, weight: int = 1, overwrite: bool = False) -> None:
         """Hand over the update of a client that has entered, once.
 
@@ -187,7 +189,7 @@ class Client(Releasing):
         )
         return self._sent([hello])
 
-    @one_at_a_time
+    @whole_or_closed
     def handle(self, message: Message, source: int) -> list[Message]:
         """Take a message and give the answer to it, if there is one.
 
@@ -209,8 +211,10 @@ class Client(Releasing):
     @one_at_a_time
     def close(self) -> None:
         """Overwrite every secret of the round; the client takes no message afterwards."""
-        self._wipe()
-        self._phase = "closed"
+        try:
+            self._wipe()
+        finally:
+            self._phase = "closed"
 
     @abstractmethod
     def _keep(self, encoded: torch.Tensor, weight: int) -> None:

@@ -20,7 +20,8 @@ class Journal(Protocol):
     ``"coin"``, ``"hop"`` and ``"query"``. When ``record`` returns, the entry must be safe from a
     crash. When the kind is already recorded with another digest, it must raise
     :class:`pyfed.errors.ProtocolError`: the same mask over two updates, or shares summed over two
-    sets, would uncover them.
+    sets, would uncover them. When an entry could not be kept it must raise OSError: nothing is
+    released then, and the step may be tried again; after any other error the client is closed.
     """
 
     def record(self, kind: str, digest: bytes) -> None:

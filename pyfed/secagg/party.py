@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 import numpy as np
 import torch
 
-from pyfed.errors import ProtocolError
+from pyfed.errors import ProtocolError, PyfedError
 from pyfed.keys import Key
 from pyfed.secagg.protocol import Protocol
 from pyfed.secagg.result import RoundResult
@@ -36,6 +36,31 @@ def one_at_a_time(
             return method(self, *args, **kwargs)
 
     return locked
+
+
+def whole_or_closed(
+    method: Callable[Concatenate[Self, P], R],
+) -> Callable[Concatenate[Self, P], R]:
+    """A step of a party, one at a time, of which no part is left when it is cut off.
+
+    What pyfed refuses, and what a disk does, comes before anything is changed: the step may be
+    tried again. Whatever else cuts it off, memory that ran out or an interrupt, closes the party:
+    half a step and then the whole of it once more would give a wrong sum.
+    """
+
+    @wraps(method)
+    def stepped(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(self, *args, **kwargs)
+        except (PyfedError, OSError):
+            raise
+        except BaseException as error:
+            begun = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+            if begun:  # the arguments are those of the method
+                self.close()
+            raise
+
+    return one_at_a_time(stepped)
 
 
 def pack_words(*residues: torch.Tensor) -> bytes:
@@ -118,6 +143,10 @@ class Party:
     def outbox(self) -> tuple[Message, ...]:
         """The last messages that this party gave, to be sent again after a crash."""
         return self._outbox
+
+    def close(self) -> None:
+        """Overwrite what this party holds; it takes no message afterwards."""
+        raise NotImplementedError
 
     @one_at_a_time
     def save(self, key: Key, outbox: bool = True) -> bytes:

@@ -13,7 +13,7 @@ from pyfed.errors import ArgumentError, DtypeError
 from pyfed.keys import Key
 from pyfed.secagg.channel import Peers
 from pyfed.secagg.client import Client
-from pyfed.secagg.party import one_at_a_time
+from pyfed.secagg.party import whole_or_closed
 from pyfed.secagg.secea import SecEA
 from pyfed.secagg.secea_embeddings import stacked
 from pyfed.secagg.secea_messages import NAME, Inbox, Ready, SecEAParameters, Share
@@ -65,7 +65,7 @@ class SecEADealer(Client):
         self._dealers: tuple[int, ...] = ()
         self._complaints: tuple[int, ...] = ()
 
-    @one_at_a_time
+    @whole_or_closed
     def start(self, update: Any, weight: int = 1, setup: Setup | None = None) -> list[Message]:
         """Encode the embeddings and enter the round.
 

@@ -12,7 +12,7 @@ from pyfed.errors import ProtocolError
 from pyfed.keys import KEY_BYTES, Key, hkdf_sha256, length_prefixed
 from pyfed.secagg.channel import Peers
 from pyfed.secagg.client import Client
-from pyfed.secagg.party import one_at_a_time
+from pyfed.secagg.party import whole_or_closed
 from pyfed.secagg.protocol import Protocol
 from pyfed.secagg.server import Server
 from pyfed.secagg.session import SERVER, Parameters, survivors_digest
@@ -140,7 +140,7 @@ class GroupClient(Client):
         super().__init__(*args, **more)
         self._group_key: Key | None = None
 
-    @one_at_a_time
+    @whole_or_closed
     def start(self, update: Any = None, weight: int = 1) -> list[Message]:
         """Enter; there is nothing to give."""
         self._expect_fresh()

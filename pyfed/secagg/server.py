@@ -15,7 +15,7 @@ from pyfed.errors import ArgumentError, DecodeError, DtypeError, ProtocolError, 
 from pyfed.secagg.channel import expect_public
 from pyfed.secagg.common import Commit, Hello, Quorum, Roster, key_parts
 from pyfed.secagg.identity import is_signed
-from pyfed.secagg.party import Party, one_at_a_time
+from pyfed.secagg.party import Party, one_at_a_time, whole_or_closed
 from pyfed.secagg.protocol import Protocol
 from pyfed.secagg.session import SERVER, Member, survivors_digest
 from pyfed.secagg.wire import Message
@@ -26,7 +26,9 @@ class Server(Party):
 
     A message that is refused raises ProtocolError and changes nothing. A phase that is closed with
     too few messages raises ThresholdError and stays open, so that the engine may wait longer or
-    give the round up; a new round needs new clients, with new keys.
+    give the round up; a new round needs new clients, with new keys. A step that something else
+    cuts off, such as memory that ran out, closes the server; a state that was saved before it can
+    be resumed.
 
     Args:
         protocol: the session's numbers.
@@ -81,7 +83,7 @@ class Server(Party):
             return None
         return self._began + self._deadlines[self._phase] - self._clock()
 
-    @one_at_a_time
+    @whole_or_closed
     def handle(self, message: Message, source: int) -> list[Message]:
         """Take a client's message; the list is empty, since answers come with the phase's end.
 
@@ -105,7 +107,7 @@ class Server(Party):
         self._came.add(source)
         return []
 
-    @one_at_a_time
+    @whole_or_closed
     def close_phase(self) -> list[Message]:
         """End the phase (everybody has answered, or the deadline is reached); what to send now.
 
@@ -114,7 +116,9 @@ class Server(Party):
             DecodeError: answers contradict one another beyond repair; the round is closed.
             ProtocolError: the round is over.
         """
-        if self._phase in ("done", "closed"):
+        if self._phase == "closed":
+            raise self._refusal("the round is closed, so there is no phase to close")
+        if self._phase == "done":
             raise self._refusal("there is no phase to close")
         messages: list[Message] = getattr(self, f"_close_{self._phase}")()
         self._outbox = tuple(messages)
@@ -136,12 +140,17 @@ class Server(Party):
 
     @one_at_a_time
     def close(self) -> None:
-        """Overwrite what clients sent; the server takes no message afterwards."""
-        self._wipe()
-        self._phase = "closed"
+        """Overwrite shares and keys that clients sent; the server takes no message afterwards.
+
+        Masked uploads say nothing without them, and are let go of.
+        """
+        try:
+            self._wipe()
+        finally:
+            self._phase = "closed"
 
     def _wipe(self) -> None:
-        """Overwrite what clients sent; subclasses do."""
+        """Overwrite shares and keys that clients sent; subclasses do."""
 
     def _next(self, expected: Iterable[int], phase: str | None = None) -> None:
         """Go to ``phase``, by default the next one, in which these clients must answer."""

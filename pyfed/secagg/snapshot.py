@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pyfed.secagg.protocol import Protocol
     from pyfed.secagg.server import Server
 
-MAGIC = b"pyfed/v1/state"
+MAGIC = b"pyfed/v2/state"
+OLDER = (b"pyfed/v1/state",)
 _HEAD = struct.Struct("<qQ32sI")  # number, round, digest of the parameters, segments
 _PLAIN = (type(None), bool, int, float, str, bytes)
 _GROUPS: dict[type, str] = {tuple: "tuple", list: "list", set: "set", frozenset: "frozenset"}
@@ -115,6 +116,8 @@ def _opened(parameters: Parameters, state: bytes, key: Key) -> tuple[int, int, b
         raise DtypeError(f"resume: state is {type(state).__name__}; it must be bytes")
     size = len(MAGIC) + _HEAD.size
     head, body = state[:size], memoryview(state)[size:]
+    if head.startswith(OLDER):
+        raise ProtocolError("resume: the state is of another version")
     if len(head) < size or not head.startswith(MAGIC):
         raise ProtocolError("resume: the state is damaged: it has no header")
     number, round_, digest, count = _HEAD.unpack(head[len(MAGIC) :])

@@ -46,9 +46,10 @@ def test_the_difference_to_another_model_is_that_of_float32_and_of_doubles() -> 
         for name, (new, old) in enumerate(pairs)
     ]
     assert torch.equal(found, flat(wanted))
-    large = torch.tensor([1e6], dtype=torch.float64)
-    moved = flat_floats(to_arrays({"w": large + 1e-3}), like=to_arrays({"w": large}), minus=True)
-    assert moved.item() == pytest.approx(1e-3, rel=1e-5)
+    old = torch.tensor([1e6], dtype=torch.float64)
+    for new, other in ((old + 1e-3, old), (old + 1e-3, old.float()), (old.float(), old - 1e-3)):
+        moved = flat_floats(to_arrays({"w": new}), like=to_arrays({"w": other}), minus=True)
+        assert moved.item() == pytest.approx(1e-3, rel=1e-5)
 
 
 def test_the_vector_has_memory_of_its_own() -> None:

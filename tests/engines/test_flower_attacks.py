@@ -131,7 +131,9 @@ def test_no_error_tells_what_cannot_be_encoded(tmp_path: Path) -> None:
     assert strategy.result is not None and strategy.result.included == {0, 1, 3, 4}
 
 
-@pytest.mark.parametrize("change", [{"enter": 1}, {"client": 5}, {"client": -2}])
+@pytest.mark.parametrize(
+    "change", [{"enter": 1}, {"client": 5}, {"client": -2}, {"client": -1}, {"protocol": b""}]
+)
 def test_a_letter_that_is_refused_costs_nothing(change: dict[str, int], tmp_path: Path) -> None:
     protocol = protocol_of("LightSecAgg", LENGTH)
     grid = grid_in(tmp_path)
@@ -142,7 +144,8 @@ def test_a_letter_that_is_refused_costs_nothing(change: dict[str, int], tmp_path
     (reply,) = grid.send_and_receive(
         [training(dataclasses.replace(letter, **change), NODE)], timeout=1.0
     )
-    assert "this node is to" in reply.error.reason
+    told = "names no protocol" if "protocol" in change else "this node is to"
+    assert told in reply.error.reason
     (reply,) = grid.send_and_receive([training(letter, NODE)], timeout=1.0)
     assert reply.has_content() and len(reply.content.config_records[RECORD]["small"]) == 2
 

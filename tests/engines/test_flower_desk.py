@@ -66,6 +66,25 @@ def test_a_client_that_has_met_a_conflict_is_kept_no_longer(tmp_path: Path) -> N
     assert name not in grid.contexts[NODE].state.config_records[RECORD]
 
 
+def test_a_node_that_ran_out_of_memory_answers_when_it_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, _, inboxes = set_up(tmp_path)
+    desk = Desk(protocol_of("LightSecAgg", LENGTH), grid.contexts[NODE], tmp_path / "key", None)
+    before = dict(grid.contexts[NODE].state.config_records[RECORD])
+    letter = Letter(TRAIN, inboxes[NODE])
+
+    def fail(*given: Any, **more: Any) -> None:
+        raise MemoryError("no memory")
+
+    with monkeypatch.context() as broken, pytest.raises(MemoryError):
+        broken.setattr("pyfed.secagg.lightsecagg_client.Upload", fail)
+        desk.answers(letter, torch.full((LENGTH,), 0.5), 1)
+    assert dict(grid.contexts[NODE].state.config_records[RECORD]) == before
+    (upload,) = desk.answers(letter, torch.full((LENGTH,), 0.5), 1)
+    assert Wire.from_bytes(upload, protocol_of("LightSecAgg", LENGTH).parameters).kind == "Upload"
+
+
 def test_the_update_that_is_handed_in_is_overwritten_and_not_in_the_state(tmp_path: Path) -> None:
     grid, rounds, inboxes = set_up(tmp_path)
     protocol = protocol_of("LightSecAgg", LENGTH)

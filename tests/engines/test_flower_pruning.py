@@ -82,13 +82,15 @@ def test_what_has_the_most_votes_is_pruned(lost: int | None, tmp_path: Path) -> 
         assert isinstance(counts, torch.Tensor)
         assert torch.equal(pruned[name], most_voted(counts, model()[name]))
     assert torch.equal(pruned["bias"], model()["bias"])
+    assert set(result.train_metrics_clientapp) == {1}
     metrics = dict(result.train_metrics_clientapp[1])
     assert (metrics["clients"], metrics["sparsity"]) == (len(votes), 0.5)
 
 
 def test_there_is_no_second_round() -> None:
     strategy = FedPrLLMStrategy(protocol(), layers=["up", "down"])
-    for given, more in (((to_arrays(model()), 2), {}), ((to_arrays(model()),), {"num_rounds": 3})):
+    arrays = to_arrays(model())
+    for given, more in (((arrays, 2), {}), ((arrays, 0), {}), ((arrays,), {"num_rounds": 3})):
         with pytest.raises(ArgumentError, match=r"num_rounds is \d; it must be 1"):
             strategy.start(None, *given, **more)  # type: ignore[arg-type]
 

@@ -102,6 +102,16 @@ def test_weights_and_floats_that_are_cut_are_told(
     assert told == ["6 of 6 floats of the update are beyond clip=1, and are cut to it"] * 2
 
 
+@pytest.mark.parametrize(("value", "times"), [(-2.0, 5), (-1.0, 0), (1.0, 0)])
+def test_floats_beyond_the_clip_on_either_side_are_told_and_those_at_it_are_not(
+    value: float, times: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    updates = [torch.full((LENGTH,), value)] * 5
+    protocol = protocol_of("LightSecAgg", LENGTH)
+    started(grid_of(protocol, updates, [1] * 5, tmp_path), protocol)
+    assert sum("beyond clip=1" in record.getMessage() for record in caplog.records) == times
+
+
 def test_a_model_of_another_length_is_told_before_the_training(tmp_path: Path) -> None:
     mod = SecureAggMod(protocol_of("LightSecAgg", LENGTH), key_file=tmp_path / "key")
     with pytest.raises(ArgumentError, match="model has 9 floats and the protocol's length is 6"):

@@ -5,21 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("flwr")
 
-from flwr.app import Array, ArrayRecord, ConfigRecord
+from flwr.app import ConfigRecord
 
 from engines.grids import NODES, FakeGrid, app_of, grid_of, protocol_of, zeros
 from pyfed import Key
 from pyfed.engines.flower import SecureAggMod, SecureFedAvg, SecureRounds, to_arrays, to_tensors
 from pyfed.engines.flower.arrays import count_floats, flat_floats, with_floats
-from pyfed.engines.flower.letters import STYPE, Letter, take, write
-from pyfed.errors import ArgumentError, DtypeError, ProtocolError
+from pyfed.errors import ArgumentError, DtypeError
 from pyfed.secagg import Identity
 
 LENGTH = 6
@@ -140,72 +138,6 @@ def test_models_of_every_dtype_keep_their_bits() -> None:
         flat_floats(to_arrays({"bf16": tensors["bf16"]}), like=record)
     with pytest.raises(DtypeError, match="'a' is float"):
         to_arrays({"a": 1.0})  # type: ignore[dict-item]
-
-
-@pytest.mark.parametrize("sizes", [(), (0, 5), (70_000, 3, 65_536, 65_537, 70_002)])
-def test_letters_come_back_as_they_were_written(sizes: tuple[int, ...]) -> None:
-    from flwr.app import RecordDict
-
-    from engines.grids import through_bytes
-
-    letter = Letter("train.pyfed_share", tuple(bytes([7]) * size for size in sizes), 3, 9)
-    content = RecordDict({"arrays": ArrayRecord()})
-    write(letter, content)
-    content = through_bytes(content)
-    back = take(content)
-    assert back is not None
-    assert sorted(back.messages) == sorted(letter.messages)
-    assert (back.stage, back.client, back.enter) == (letter.stage, 3, 9)
-    assert set(content) == {"arrays"} and take(content) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"stage": "train.other"}, "stage is 'train.other'"),
-        ({"client": "1"}, "client is '1'"),
-        ({"small": [1]}, "small must be a list of bytes"),
-        ({"small": [b""] * 16}, "17 messages; it may have 16"),
-    ],
-)
-def test_letters_that_are_none_are_refused(change: dict[str, object], told: str) -> None:
-    from flwr.app import RecordDict
-
-    content = RecordDict()
-    write(Letter("train.pyfed_share", (bytes(70_000),)), content)
-    content.config_records["pyfed"].update(change)  # type: ignore[arg-type]
-    with pytest.raises(ProtocolError, match=told):
-        take(content)
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"shape": (17_499,)}, "does not hold a message of the size"),
-        ({"shape": (17_501,)}, "does not hold a message of the size"),
-        ({"shape": (17_500, 1)}, "does not hold a message of the size"),
-        ({"dtype": "int16"}, "does not hold a message of the size"),
-        ({"stype": "numpy.ndarray"}, "does not hold a message of the size"),
-    ],
-)
-def test_arrays_that_hold_no_message_are_refused(change: dict[str, Any], told: str) -> None:
-    from flwr.app import RecordDict
-
-    content = RecordDict()
-    write(Letter("train.pyfed_share", (bytes(69_998),)), content)
-    bodies = content.array_records["pyfed-messages"]
-    array = bodies["0"]
-    as_it_is = {"dtype": "int32", "shape": (17_500,), "stype": STYPE, "data": array.data}
-    assert (array.dtype, tuple(array.shape), array.stype) == ("int32", (17_500,), STYPE)
-    bodies["0"] = Array(**{**as_it_is, **change})
-    with pytest.raises(ProtocolError, match=told):
-        take(content)
-    bodies["1"] = Array(**as_it_is)  # type: ignore[arg-type]
-    del bodies["0"]
-    write(Letter("train.pyfed_share"), other := RecordDict())
-    other["pyfed-messages"] = bodies
-    with pytest.raises(ProtocolError, match="not numbered from 0"):
-        take(other)
 
 
 def test_without_flower_the_message_names_the_extra() -> None:

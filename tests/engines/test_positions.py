@@ -21,6 +21,7 @@ from pyfed.engines.distributed import MaskedGradients, mask_gradients
 from pyfed.engines.distributed.masking import Masking
 from pyfed.engines.distributed.positions import Positions, Run, Spent
 from pyfed.errors import ArgumentError, PyfedError
+from pyfed.lazy import lazy
 
 SIZES = (6, 0, 4, 10)  # the last parameter stands first: at 0, 10, 14, 14
 
@@ -139,6 +140,17 @@ def test_without_its_extra_it_says_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert 'pip install "pyfed-kernels[secagg]"' in done.stdout, done.stderr
+
+
+def test_no_extra_is_named_for_a_module_that_none_installs() -> None:
+    find, names = lazy(
+        "pyfed", {"Gone": "pyfed.not_there", "Key": "pyfed.keys"}, "flower", ["flwr"]
+    )
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'pyfed.not_there'$"):
+        find("Gone")
+    with pytest.raises(AttributeError, match="module 'pyfed' has no attribute 'key'"):
+        find("key")
+    assert {"Gone", "Key"} <= set(names())
 
 
 def test_without_a_group_it_says_what_to_call() -> None:

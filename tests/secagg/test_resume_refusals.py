@@ -10,6 +10,7 @@ import torch
 from pyfed import FixedPoint, Key
 from pyfed.errors import ArgumentError, ProtocolError
 from pyfed.secagg import FileJournal, Identity, LightSecAgg
+from pyfed.secagg.snapshot import MAGIC, OLDER
 from secagg.rounds import Round, protocol
 
 PROTOCOL = protocol()
@@ -110,3 +111,13 @@ def test_a_step_whose_entry_failed_can_be_taken_again_with_checked_dealers(kind:
     server.close_phase()
     assert server.result.mean.tolist() == [1.0] * 5
     assert server.inconsistent == {}
+
+
+def test_a_state_of_another_version_is_told_from_a_damaged_one() -> None:
+    run = Round(PROTOCOL)
+    saved = run.server.save(STORAGE)
+    assert saved.startswith(MAGIC)
+    with pytest.raises(ProtocolError, match="the state is of another version"):
+        PROTOCOL.resume(OLDER[0] + saved[len(MAGIC) :], STORAGE)
+    with pytest.raises(ProtocolError, match="the state is damaged: it has no header"):
+        PROTOCOL.resume(b"x" + saved, STORAGE)

@@ -98,6 +98,24 @@ def test_hostile_parameters_are_refused_or_cut_short() -> None:
     assert len(differences(own, canonical(["x" * 2**20, "\n\x1b[2J"]))) < 400
     assert "\n" not in differences(own, canonical(["x", "\n\x1b[2J"]))
     assert differences(own, canonical(7)).startswith("protocol is 7 there")
+    with pytest.raises(ProtocolError, match="more than"):
+        differences(own, b"\xdd\x00\x00\x07\xd0" + b"\xc0" * 2000)
+
+
+def test_values_of_other_types_differ() -> None:
+    own = LightSecAgg(5, 1, 1, 9, FixedPoint(clients=5)).parameters
+    values = msgpack.unpackb(own.packed())
+    assert values[1] == 1
+    for other in (True, 1.0):
+        told = differences(own, msgpack.packb([values[0], other, *values[2:]]))
+        assert told == f"version is {other} there and 1 here"
+
+
+def test_numbers_of_votes_are_not_named_after_those_of_floats() -> None:
+    votes = LightSecAgg(5, 1, 1, 4, VoteLanes(5)).parameters
+    floats = LightSecAgg(5, 1, 1, 1, FixedPoint(clients=5)).parameters
+    for own, other in ((votes, floats), (floats, votes)):
+        assert "clip" not in differences(own, other.packed())
 
 
 def test_a_client_of_floats_refuses_the_roster_of_a_session_of_votes() -> None:

@@ -218,7 +218,7 @@ def test_a_sum_that_is_not_handed_on_is_wiped(
         with monkeypatch.context() as broken, pytest.raises(MemoryError):
             broken.setattr(swiftagg_client, "Hop" if index else "Root", fail)
             run.clients[index].handle(message, SERVER)
-        assert len(run.clients[index].handle(message, SERVER)) == 1  # it can still answer
+        assert run.clients[index].phase == "closed"
     assert made and not any(tensor.any() for tensor in made)
 
 

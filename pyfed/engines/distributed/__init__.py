@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyfed.lazy import lazy
+from pyfed.lazy import lazy as _lazy
 
 _HOME = {
     "MaskedGradients": "pyfed.engines.distributed.gradients",
@@ -45,4 +45,4 @@ if TYPE_CHECKING:
     from pyfed.engines.distributed.online import SecureSum, secure_sum
     from pyfed.engines.distributed.sharded import decode_shards, encode_shard
 
-__getattr__, __dir__ = lazy(__name__, _HOME, "secagg", ("cryptography", "msgpack"))
+__getattr__, __dir__ = _lazy(__name__, _HOME, "secagg", ("cryptography", "msgpack"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from pyfed.lazy import lazy
+from pyfed.lazy import lazy as _lazy
 
 if find_spec("flwr") is None:
     raise ModuleNotFoundError(
@@ -50,4 +50,4 @@ if TYPE_CHECKING:
     from pyfed.engines.flower.rounds import SecureRounds
     from pyfed.engines.flower.strategy import SecureFedAvg
 
-__getattr__, __dir__ = lazy(__name__, _HOME)
+__getattr__, __dir__ = _lazy(__name__, _HOME, "flower", ("cryptography", "msgpack"))

@@ -78,6 +78,8 @@ class Desk:
         if letter.enter < 0:
             return
         own = self._protocol.parameters
+        if not letter.protocol:
+            raise ProtocolError(f"a letter to enter round {letter.enter} names no protocol")
         if letter.protocol != own.packed():
             told = differences(own, letter.protocol)
             raise ProtocolError(f"the server's protocol is not that of this node: {told}")
@@ -124,8 +126,10 @@ class Desk:
             if update is not None and message.kind == "Inbox":
                 client.provide(update, weight, overwrite=True)
             answers = client.handle(message, SERVER)
-        except BaseException:
-            if client.phase == "closed":  # it has met what must not be
+        except BaseException as error:
+            if client.phase == "closed" and isinstance(
+                error, PyfedError
+            ):  # it met what must not be
                 self._record.pop(f"{ROUND}{message.round}", None)
             client.close()
             raise

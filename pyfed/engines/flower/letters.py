@@ -73,14 +73,14 @@ class Letter:
 
 _FIELDS = {"stage": str, "client": int, "enter": int, "send": str, "arrays": str}
 _FIELDS |= {"weighted_by": str, "protocol": bytes}
-_DEFAULTS = {field.name: field.default for field in fields(Letter)}
+_DEFAULTS = {field.name: field.default for field in fields(Letter) if field.name != "stage"}
 """What is not written, which most of a letter is: Flower checks and copies entry by entry."""
 
 
 def write(letter: Letter, content: RecordDict) -> None:
     """Put a letter into a message's content; large messages as int32 arrays, 4 bytes a word."""
     told = {name: getattr(letter, name) for name in _FIELDS}
-    record: dict[str, Any] = {k: v for k, v in told.items() if v != _DEFAULTS[k]}
+    record: dict[str, Any] = {k: v for k, v in told.items() if v != _DEFAULTS.get(k)}
     small: list[bytes] = []
     bodies: dict[str, Array] = {}
     for data in letter.messages:
@@ -107,7 +107,7 @@ def take(content: RecordDict) -> Letter | None:
     arrays = content.array_records.pop(BODIES, ArrayRecord())
     given: dict[str, Any] = {}
     for name, kind in _FIELDS.items():
-        value = record.get(name, _DEFAULTS[name])
+        value = record.get(name, _DEFAULTS.get(name))
         if type(value) is not kind:
             raise ProtocolError(f"a letter's {name} is {value!r}; it must be {kind.__name__}")
         given[name] = value
