@@ -119,7 +119,8 @@ class Key:
         """Make the CPU tensor, which is a view of the bytes."""
         import torch
 
-        self._tensors["cpu"] = torch.frombuffer(self._secret, dtype=torch.int32)
+        with torch.inference_mode(False):  # or it could not be wiped outside of that mode
+            self._tensors["cpu"] = torch.frombuffer(self._secret, dtype=torch.int32)
 
     def wipe(self) -> None:
         """Overwrite the bytes held here and on every device; the key is all zero afterwards."""

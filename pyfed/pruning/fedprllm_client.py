@@ -155,10 +155,12 @@ class FedPrLLMClient(PruneParty):
         return self._vote(decision.block + 1, masks)
 
     def _finish(self, decisions: tuple[PruneDecision, ...]) -> None:
-        """Prune the model."""
+        """Prune the model, once: a second time would scale again what is scaled."""
         result = PruneResult(self._plan, decisions)
         model = self._model
         assert model is not None
-        result.apply_(model)
-        self.close()
+        try:
+            result.apply_(model)
+        finally:
+            self.close()
         self._result, self._phase = result, "done"

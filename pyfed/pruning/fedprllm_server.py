@@ -67,7 +67,7 @@ class FedPrLLMServer(PruneParty):
             }
         self._decided: list[PruneDecision] = []
         self._votes: dict[int, MaskVotes] = {}
-        self._open(0)
+        self._open([])
 
     @property
     def waiting(self) -> frozenset[int]:
@@ -126,8 +126,7 @@ class FedPrLLMServer(PruneParty):
                 for block, body in decided.items()
                 for client in range(self._clients)
             ]
-            self._decided += [m for m in messages if m.recipient == 0]
-            self._open(len(self._decided))
+            self._open([*self._decided, *(m for m in messages if m.recipient == 0)])
             return list(messages)
 
     def close(self) -> None:
@@ -139,20 +138,21 @@ class FedPrLLMServer(PruneParty):
     def _first(self, block: int) -> str:
         return self._plan.blocks[block][0].name
 
-    def _open(self, block: int) -> None:
-        """Open the next block for votes, or all of them; or finish."""
-        count = len(self._plan.blocks)
+    def _open(self, decided: list[PruneDecision]) -> None:
+        """Open the next block for votes, or all of them; or finish. All of it, or nothing."""
+        block, count = len(decided), len(self._plan.blocks)
         if block == count:
-            self._votes, self._phase = {}, "done"
-            self._result = PruneResult(self._plan, tuple(self._decided))
+            self._result = PruneResult(self._plan, tuple(decided))
+            self._decided, self._votes, self._phase = decided, {}, "done"
             return
         last = block + 1 if self._rule.iterative else count
-        self._votes = {
+        votes = {
             number: MaskVotes(
                 {layer.name: layer.shape for layer in self._plan.blocks[number]}, self._device
             )
             for number in range(block, last)
         }
+        self._decided, self._votes = decided, votes
 
     def _decide(self, block: int) -> dict[str, Any]:
         """The body of the decision on a block."""

@@ -43,18 +43,22 @@ def whole_or_closed(
 ) -> Callable[Concatenate[Self, P], R]:
     """A step of a party, one at a time, of which no part is left when it is cut off.
 
-    What pyfed refuses, and what a disk does, comes before anything is changed: the step may be
-    tried again. Whatever else cuts it off, memory that ran out or an interrupt, closes the party:
-    half a step and then the whole of it once more would give a wrong sum.
+    What pyfed refuses, and an entry that the journal could not keep, come before anything is
+    changed: the step may be tried again. Whatever else cuts it off, memory that ran out or an
+    interrupt, closes the party: half a step and then the whole of it once more would give a wrong
+    sum.
     """
 
     @wraps(method)
     def stepped(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
-        except (PyfedError, OSError):
+        except PyfedError:
             raise
         except BaseException as error:
+            if error is self._unkept:
+                self._unkept = None
+                raise
             begun = error.__traceback__ is not None and error.__traceback__.tb_next is not None
             if begun:  # the arguments are those of the method
                 self.close()
@@ -105,13 +109,14 @@ class Party:
     """
 
     _FIXED: ClassVar[frozenset[str]] = frozenset(
-        {"_lock", "_name", "_number", "_protocol", "_parameters", "_round"}
+        {"_lock", "_name", "_number", "_protocol", "_parameters", "_round", "_unkept"}
     )
     _EXPECTED: ClassVar[Mapping[str, tuple[str, ...]]]
     """Phase → the kinds of message that have a place in it."""
 
     def __init__(self, name: str, number: int, protocol: Protocol, round_: int) -> None:
         self._lock = threading.RLock()
+        self._unkept: OSError | None = None  # what the journal raised in this step
         self._name = name
         self._number = number
         self._protocol = protocol

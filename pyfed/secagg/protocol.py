@@ -80,7 +80,8 @@ class Protocol(ABC):
         Raises:
             DtypeError, ArgumentError: an argument is wrong.
         """
-        return self._client_type()(self, index, round, key, journal, identity)
+        with torch.inference_mode(False):  # what is held in it could not be wiped outside
+            return self._client_type()(self, index, round, key, journal, identity)
 
     def server(
         self,
@@ -102,7 +103,8 @@ class Protocol(ABC):
         Raises:
             DtypeError, ArgumentError: an argument is wrong.
         """
-        return self._server_type()(self, round, nonce, device, deadlines, clock)
+        with torch.inference_mode(False):
+            return self._server_type()(self, round, nonce, device, deadlines, clock)
 
     def resume(
         self,
@@ -130,7 +132,8 @@ class Protocol(ABC):
         """
         from pyfed.secagg.snapshot import resumed
 
-        return resumed(self, state, key, journal, identity, deadlines, clock)
+        with torch.inference_mode(False):
+            return resumed(self, state, key, journal, identity, deadlines, clock)
 
     def _expect_server(self, server: object, identities: object) -> tuple[bytes, ...]:
         """The pinned keys; raises unless the mode is known and the numbers bear it.

@@ -72,6 +72,9 @@ class Releasing(Party):
         except ProtocolError:
             self.close()
             raise
+        except OSError as error:
+            self._unkept = error
+            raise
         self._recorded[kind] = digest
 
     def _rejoin(self) -> None:

@@ -280,7 +280,7 @@ class SecAggPlusServer(Server):
                 }
         told = self._pairs[dealer]
         if linked <= told.keys():
-            return {peer: told[peer] for peer in linked}
+            return {peer: Key(told[peer].reveal()) for peer in linked}  # wiped by the caller
         raise DecodeError(
             f"{NAME}: the shares of client {dealer} do not give its private key, and the clients "
             f"{sorted(linked - told.keys())} have not told the keys that they share with it"

@@ -14,7 +14,6 @@ from pyfed.secagg.secea_messages import (
     Answers,
     Query,
     Questions,
-    SecEAParameters,
     Sets,
 )
 from pyfed.secagg.secea_queries import NOTHING
@@ -101,9 +100,13 @@ class SecEAClient(SecEADealer):
         """Add up what the survivors dealt, and ask."""
         p, inside = self._parameters, set(self._survivors)
         chosen = [int(i in inside) for i in range(p.clients)]
-        self._shares = _summed(self._shares, p, chosen)
-        self._masks = _summed(self._masks, p, chosen[: p.mask_dealers])
-        return [Query(**self._envelope(SERVER), epoch=self._epoch, boxes=self._asking())]
+        boxes = self._asking()
+        shares = field_sum(self._shares, p.field, weights=chosen)[None]
+        masks = field_sum(self._masks, p.field, weights=chosen[: p.mask_dealers])[None]
+        self._shares.zero_()
+        self._masks.zero_()
+        self._shares, self._masks = shares, masks
+        return [Query(**self._envelope(SERVER), epoch=self._epoch, boxes=boxes)]
 
     def _asking(self) -> tuple[tuple[int, Box], ...]:
         """This client's query in a box for each answerer that lacks it."""
@@ -215,10 +218,3 @@ class SecEAClient(SecEADealer):
             self._peers.wipe()
         self._phase = "done"
         return []
-
-
-def _summed(rows: torch.Tensor, parameters: SecEAParameters, chosen: list[int]) -> torch.Tensor:
-    """The sum of chosen rows, as the only one; the rows are overwritten."""
-    total = field_sum(rows, parameters.field, weights=chosen)[None]
-    rows.zero_()
-    return total

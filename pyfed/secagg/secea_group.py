@@ -148,7 +148,9 @@ class GroupClient(Client):
 
     @property
     def group_key(self) -> Key:
-        """The key; ProtocolError until this client has it."""
+        """The key; ProtocolError until this client has it, and when it is closed."""
+        if self._phase == "closed":
+            raise self._refusal("the round is closed, and its key is wiped")
         if self._group_key is None:
             raise self._refusal("there is no group key yet")
         return self._group_key

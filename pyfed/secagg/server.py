@@ -130,8 +130,11 @@ class Server(Party):
 
         Raises:
             ThresholdError, DecodeError: as :meth:`close_phase`.
+            ProtocolError: the server is closed.
         """
-        if self._phase in ("done", "closed"):
+        if self._phase == "closed":
+            raise self._refusal("the round is closed, so there is no phase to close")
+        if self._phase == "done":
             return []
         remaining = self.remaining
         if self.waiting and (remaining is None or remaining > 0):

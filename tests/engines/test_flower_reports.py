@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import torch
 
 pytest.importorskip("flwr")
 
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from engines.grids import FakeGrid, grid_of, protocol_of, zeros
+from engines.grids import NODES, FakeGrid, grid_of, protocol_of, zeros
 from pyfed.engines.callbacks import JsonLines
 from pyfed.engines.flower import SecureAggMod, SecureFedAvg, to_tensors
 from pyfed.errors import ArgumentError, DtypeError
@@ -121,3 +122,40 @@ def test_a_model_of_another_length_is_told_before_the_training(tmp_path: Path) -
 def test_clear_metrics_are_a_list() -> None:
     with pytest.raises(DtypeError, match="clear_metrics is a str"):
         SecureAggMod(protocol_of("LightSecAgg", LENGTH), clear_metrics="loss")
+
+
+@pytest.mark.parametrize("mode", ["error", "silent"])
+def test_a_node_that_is_lost_is_named_with_its_client_and_its_stage(
+    mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = sorted(NODES)[3]
+    grid = grid_in(tmp_path)
+    grid.loss = lambda call, stage, node: mode if (stage, node) == ("update", lost) else None
+    strategy, _ = started(grid)
+    assert strategy.result is not None and strategy.result.included == {0, 1, 2, 4}
+    why = "it gave no reply in time" if mode == "silent" else ".+"
+    wanted = rf"node {lost} \(client 3\) in stage train.pyfed_update is lost: {why}"
+    (told,) = [r.getMessage() for r in caplog.records if "is lost" in r.getMessage()]
+    assert re.fullmatch(wanted, told)
+
+
+def test_of_an_error_the_last_line_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = grid_in(tmp_path)
+    strategy, _ = started(grid)
+    messages = strategy.configure_train(2, zeros(LENGTH), ConfigRecord(), grid)
+    reason = "a trace\nof many lines\nand what was wrong\n"
+    replies = [Message(Error(code=0, reason=reason), reply_to=message) for message in messages]
+    strategy.aggregate_train(2, replies)
+    told = [r.getMessage() for r in caplog.records if "is lost" in r.getMessage()]
+    assert len(told) == 5 and all(text.endswith("is lost: and what was wrong") for text in told)
+    assert "do they run" not in caplog.text  # they have answered before
+
+
+def test_who_waits_for_nodes_is_told_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    grid = grid_in(tmp_path)
+    grid.apps.pop(sorted(grid.apps)[0])
+    strategy, _ = started(grid)
+    assert strategy.result is not None
+    assert "4 nodes are there and 5 wanted; waiting up to 1 s" in caplog.text

@@ -25,6 +25,8 @@ from pyfed.errors import ArgumentError, DtypeError, ProtocolError
 from pyfed.pruning import (
     FedPrLLM,
     PruneMessage,
+    PruneResult,
+    fedprllm_server,
     simulate_pruning,
 )
 
@@ -246,6 +248,49 @@ def test_a_failure_in_turn_closes_the_client_and_leaves_the_model() -> None:
     assert client.phase == "closed"
     assert fingerprint(model) == before
     hook.remove()
+
+
+def test_a_client_that_is_cut_off_while_it_prunes_does_not_prune_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rule, model = ready()
+    client, decisions = decided(rule, model)
+    for decision in decisions[:-1]:
+        client.handle(decision, -1)
+
+    def fail(*given: Any) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(PruneResult, "apply_", fail)
+    with pytest.raises(MemoryError):
+        client.handle(decisions[-1], -1)
+    assert "the round is closed" in refused(client.handle, decisions[-1], -1)
+
+
+@pytest.mark.parametrize("part", ["MaskVotes", "PruneResult"])
+def test_a_server_that_is_cut_off_decides_a_block_once(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = llama(2)
+    rule = FedPrLLM(iterative=True)
+    server, client = rule.server(model, 1), rule.client(0, model, tokens(1))
+    (vote,) = client.start()
+
+    def fail(*given: Any) -> None:
+        raise MemoryError("no memory")
+
+    for _ in range(2):
+        server.handle(vote, 0)
+        last = not server._plan.blocks[vote.block + 1 :]  # type: ignore[attr-defined]
+        if last == (part == "PruneResult"):
+            with monkeypatch.context() as broken, pytest.raises(MemoryError):
+                broken.setattr(fedprllm_server, part, fail)
+                server.close_phase()
+        (decision,) = server.close_phase()
+        assert decision.block == vote.block  # type: ignore[attr-defined]
+        (vote,) = client.handle(decision, -1) or (vote,)
+    assert server.phase == client.phase == "done"
+    assert [one.block for one in server._decided] == [0, 1]
 
 
 def test_a_result_prunes_models_with_its_layers_only() -> None:

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyfed.errors import ProtocolError
 from pyfed.secagg import secaggplus_client, secaggplus_server
+from secagg.canaries import alive
 from secagg.journeys import Event, Journey, Scene
 from secagg.plus_rounds import scene as plus
 from secagg.rounds import Round, protocol, refuse
@@ -20,16 +21,16 @@ PLACES = 12
 
 
 class Failing(TorchDispatchMode):
-    """One op of torch or pyfed, counted from 0, finds no memory."""
+    """One op of torch or pyfed, counted from 0, raises an error."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, error: type[Exception] = MemoryError) -> None:
         super().__init__()
-        self.at, self.calls = at, 0
+        self.at, self.calls, self.error = at, 0, error
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += 1
         if self.calls - 1 == self.at:
-            raise MemoryError("no memory")
+            raise self.error("an op fails")
         return func(*args, **(kwargs or {}))
 
 
@@ -37,7 +38,7 @@ def tried_again(journey: Journey, event: Event) -> list[bytes]:
     """Let an event happen; what is cut off is tried again, as an engine might."""
     try:
         return journey.perform(event)
-    except MemoryError:
+    except (MemoryError, TimeoutError):
         party = journey.parties[event.party]
         assert party.phase == "closed"
         with pytest.raises(ProtocolError, match="the round is closed"):
@@ -54,10 +55,11 @@ def test_a_step_that_is_cut_off_closes_the_party(scene: Scene) -> None:
         while journey.server.phase != "done":
             journey.take_turn()
     count = undisturbed.calls - first
-    for place in range(0, count, count // PLACES):
-        with Failing(first + place):
+    for number, place in enumerate(range(0, count, count // PLACES)):
+        error = (MemoryError, TimeoutError)[number % 2]  # one is an OSError, but no journal's
+        with Failing(first + place, error):
             journey = Journey(scene, hook=tried_again)
-            with pytest.raises(MemoryError):
+            with pytest.raises(error):
                 journey.run()
 
 
@@ -112,3 +114,22 @@ def test_a_party_is_closed_even_where_it_could_not_be_wiped(
         with pytest.raises(MemoryError):
             party.close()
         assert party.phase == "closed"
+
+
+def test_poll_of_a_closed_server_does_not_wait_for_ever() -> None:
+    run = Round(protocol())
+    run.server.close()
+    with pytest.raises(ProtocolError, match="the round is closed"):
+        run.server.poll()
+
+
+@EVERY
+def test_what_is_made_in_inference_mode_is_wiped_outside_of_it(scene: Scene) -> None:
+    with torch.inference_mode():
+        journey = Journey(scene)
+        journey.take_turn()
+        parties = [*journey.parties.values(), journey.resumed(0, journey.saved(0))]
+    for party in parties:
+        party.close()
+        assert party.phase == "closed"
+    assert alive([client._root for client in parties[1:]]) == []

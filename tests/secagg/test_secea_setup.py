@@ -169,6 +169,9 @@ def test_a_group_has_one_key_that_every_part_is_in() -> None:
     assert {rest[i].group_key.reveal() for i in (0, 2, 4)}.isdisjoint(keys)
     with pytest.raises(ProtocolError, match="no group key yet"):
         _ = rest[1].group_key
+    clients[0].close()
+    with pytest.raises(ProtocolError, match="the round is closed, and its key is wiped"):
+        _ = clients[0].group_key
     with pytest.raises(ThresholdError):
         group_round(protocol(), lost={1, 2, 3})
 

@@ -65,6 +65,8 @@ class SecureRounds:
         self._current: Server | None = None
         self._next: Server | None = None
         self._inboxes: Outbox = {}  # of the next round, once its shares are dealt
+        self._asked: dict[int, Letter] = {}  # what goes with the model
+        self._answered = False  # whether a node ever did
         self._traffic: dict[int, defaultdict[tuple[str, str], int]] = {}
         self._seconds: dict[int, defaultdict[str, float]] = {}
 
@@ -86,7 +88,8 @@ class SecureRounds:
         self._gather(grid)
         if not self._protocol.offline:
             self._current = self._opened()
-            return {node: self._entry(TRAIN, self._current, node) for node in self._nodes}
+            self._asked = {node: self._entry(TRAIN, self._current, node) for node in self._nodes}
+            return dict(self._asked)
         if not self._inboxes:
             self._set_up(grid)
         self._current, self._next = self._next, self._opened() if more else None
@@ -97,6 +100,7 @@ class SecureRounds:
                 stage = TRAIN if node in inboxes else KEYS
                 letter = self._entry(stage, self._next, node)
                 letters[node] = dataclasses.replace(letter, messages=inboxes.get(node, ()))
+        self._asked = letters
         return letters
 
     def finish(self, grid: Grid, replies: Iterable[FlowerMessage]) -> RoundResult:
@@ -116,7 +120,7 @@ class SecureRounds:
         server = self._current
         if server is None:
             raise ProtocolError("there is no round to finish; begin one")
-        self._take(replies)
+        self._take(replies, self._asked)
         outbox, stage = self._closed(server), SHARE if server.phase == "share" else RECOVER
         riders = self._closed_next()
         while server.phase != "done":
@@ -142,6 +146,9 @@ class SecureRounds:
         places = self._protocol.parameters.clients
         wanted = self._protocol.parameters.enough if self._nodes else places
         until = time.monotonic() + self._timeout
+        if (there := len(list(grid.get_node_ids()))) < wanted:
+            text = "%d nodes are there and %d wanted; waiting up to %g s"
+            log.warning(text, there, wanted, self._timeout)
         while len(present := sorted(grid.get_node_ids())) < wanted and time.monotonic() < until:
             time.sleep(min(1.0, self._timeout))
         full, known = len(self._nodes) == places, set(self._nodes)
@@ -188,15 +195,21 @@ class SecureRounds:
             write(letter, content)
             messages.append(FlowerMessage(content, node, "train"))
         if messages:
-            self._take(grid.send_and_receive(messages, timeout=self._timeout))
+            self._take(grid.send_and_receive(messages, timeout=self._timeout), letters)
 
-    def _take(self, replies: Iterable[FlowerMessage]) -> None:
+    def _take(self, replies: Iterable[FlowerMessage], asked: Mapping[int, Letter]) -> None:
         """Hand what came to the servers; what is refused is as if it had not come."""
         replies, letters = list(replies), 0
+        for node in sorted(asked.keys() - {reply.metadata.src_node_id for reply in replies}):
+            log.warning("%s is lost: it gave no reply in time", self._who(node, asked))
         for reply in replies:
             node = reply.metadata.src_node_id
             if reply.has_error():
-                log.warning("node %d is lost in this stage: %s", node, reply.error.reason)
+                reason = reply.error.reason or ""
+                last = (reason.strip().splitlines() or [""])[-1]  # engines add where it was raised
+                log.warning("%s is lost: %s", self._who(node, asked), last)
+                if last != reason:
+                    log.debug("all that node %d said: %s", node, reason)
                 continue
             try:
                 letter = take(reply.content)
@@ -211,12 +224,18 @@ class SecureRounds:
                     self._handle(node, data)
                 except ProtocolError as error:  # of one round, and the other goes on
                     log.warning("node %d: %s", node, error)
-        if replies and not letters:
+        if replies and not letters and not self._answered:
             log.error(
-                "none of %d nodes has answered as a client of secure aggregation; do they run "
-                "ClientApp(mods=[SecureAggMod(protocol)])?",
+                "none of %d nodes has answered as a client of secure aggregation; where none says "
+                "why, do they run ClientApp(mods=[SecureAggMod(protocol)])?",
                 len(replies),
             )
+        self._answered |= letters > 0
+
+    def _who(self, node: int, asked: Mapping[int, Letter]) -> str:
+        """A node, its client and the stage that it was asked for, for the log."""
+        stage = f" in stage {asked[node].stage}" if node in asked else ""
+        return f"node {node} (client {self._numbers.get(node, 'of its own number')}){stage}"
 
     def _handle(self, node: int, data: bytes) -> None:
         message = Message.from_bytes(data, self._protocol.parameters)
